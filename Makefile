@@ -1,0 +1,34 @@
+# Every target sets itself up: a virtual environment in .venv, made once and again when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help demo test test-fast check bench clean
+
+help:  ## Say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## Pretrain, align and adapt on Fashion-MNIST; ends with a table and out/fashion-mnist/report.html
+	$(BIN)/crosstask run fashion-mnist
+
+test: $(READY)  ## All tests, about four minutes
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## The tests of about a minute
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: $(READY)  ## Lint, format and types
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+bench: $(READY)  ## What an adaptation step costs beside a bare training step
+	$(BIN)/python -m crosstask.bench.cost
+
+clean:  ## Remove the environment and everything made
+	rm -rf .venv out

@@ -1,0 +1,58 @@
+"""crosstask: test-time training by cross-task alignment (CTA, arXiv 2507.05221), and the methods it is compared with.
+
+    import crosstask
+
+    model = crosstask.load("out/fashion-mnist/checkpoints/aligned")
+    adapter = crosstask.CTA(model.classifier, model.task)
+    logits = adapter(images)  # float [B, C, H, W] in [0, 1]: adapts on the batch, then predicts it
+    adapter.reset()
+
+The names below are the public surface; each is imported when it is first used, so that `import crosstask` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CTA": "crosstask.methods",
+    "PTBN": "crosstask.methods",
+    "Source": "crosstask.methods",
+    "Tent": "crosstask.methods",
+    "Adapter": "crosstask.methods",
+    "make_adapter": "crosstask.methods",
+    "Checkpoint": "crosstask.checkpoint",
+    "load": "crosstask.checkpoint",
+    "save": "crosstask.checkpoint",
+    "Classifier": "crosstask.nets.split",
+    "split": "crosstask.nets.split",
+    "make_encoder": "crosstask.nets.encoders",
+    "SimCLR": "crosstask.tasks",
+    "SelfSupervisedTask": "crosstask.tasks",
+    "ViewSampler": "crosstask.views",
+    "ImageSet": "crosstask.data.images",
+    "load_images": "crosstask.data.images",
+    "corrupt": "crosstask.data.corruptions",
+    "draw_stream": "crosstask.data.streams",
+    "pretrain_supervised": "crosstask.train.pretrain",
+    "pretrain_self_supervised": "crosstask.train.pretrain",
+    "align": "crosstask.train.align",
+    "Run": "crosstask.train.loop",
+    "load_recipe": "crosstask.config",
+    "CrosstaskError": "crosstask.errors",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'crosstask' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

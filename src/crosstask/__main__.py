@@ -1,0 +1,5 @@
+"""`python -m crosstask` is the `crosstask` command."""
+
+from crosstask.cli import main
+
+main()

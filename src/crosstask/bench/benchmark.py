@@ -1,0 +1,95 @@
+"""One cell of evidence: an adapter meets a stream. The only place where test labels meet predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstask import runtime
+from crosstask.bench import metrics
+from crosstask.bench.protocol import Protocol
+from crosstask.data.streams import Stream
+from crosstask.errors import DataError
+from crosstask.methods.adapter import Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What an adapter answered on a whole stream, and what it cost.
+
+    Attributes:
+        logits: number of updates to float logits [N, K] on the CPU, in the stream's order.
+        seconds: time inside the adapter.
+        batches: how many batches there were.
+    """
+
+    logits: dict[int, Tensor]
+    seconds: float
+    batches: int
+
+
+def predict(
+    adapter: Adapter, stream: Stream, protocol: Protocol, *, device: torch.device, precision: str = "auto",
+    on_batch: Callable[[], None] | None = None,
+) -> Predictions:  # fmt: skip
+    """Run an adapter over a stream without labels, from the source state, resetting as the protocol says."""
+    points = sorted({0, *protocol.curve, protocol.steps})
+    parts: dict[int, list[Tensor]] = {point: [] for point in points}
+    seconds, batches = 0.0, 0
+    adapter.reset()
+    for batch in stream.batches():
+        x = runtime.to_unit_floats(batch, device)
+        _wait(device)
+        started = time.perf_counter()
+        if protocol.reset == "batch":
+            adapter.reset()
+        with runtime.autocast(device, precision):
+            curve = adapter.curve(x, points)
+        _wait(device)
+        seconds += time.perf_counter() - started
+        batches += 1
+        for point, logits in curve.items():
+            parts[point].append(logits.float().cpu())
+        if on_batch:
+            on_batch()
+    return Predictions(logits={p: torch.cat(part) for p, part in parts.items()}, seconds=seconds, batches=batches)
+
+
+def score(predictions: Predictions, frozen: Tensor, stream: Stream, protocol: Protocol) -> dict[str, Any]:
+    """Compare predictions with the stream's labels; return the measured fields of a record.
+
+    Args:
+        frozen: the source model's logits [N, K] on the same images, for the shares of images that flip.
+
+    Raises:
+        DataError: the stream has no labels.
+    """
+    labels = stream.images.labels
+    if labels is None:
+        raise DataError(f"a benchmark needs labels, and {stream.images.name} has none; use `crosstask adapt` instead")
+    curve = {step: metrics.accuracy(logits, labels) for step, logits in predictions.logits.items()}
+    final = predictions.logits[protocol.steps]
+    to_wrong, to_right = metrics.flips(frozen, final, labels)
+    return {
+        "n": len(labels),
+        "steps": protocol.steps,
+        "accuracy": curve[protocol.steps],
+        "accuracy_before": curve[0],
+        "curve": {str(step): value for step, value in curve.items()},
+        "ece": metrics.expected_calibration_error(final, labels),
+        "nll": metrics.negative_log_likelihood(final, labels),
+        "right_to_wrong": to_wrong,
+        "wrong_to_right": to_right,
+        "ms_per_batch": 1000 * predictions.seconds / predictions.batches,
+        "images_per_second": len(labels) / predictions.seconds,
+    }
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,55 @@
+"""Example images for the report: before and after corruption, with what the frozen and the adapted model say."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from crosstask.data.streams import Stream
+from crosstask.files import write_text
+
+
+def pick(stream: Stream, frozen: Tensor, adapted: Tensor) -> dict[str, Any]:
+    """Describe the first image of the stream on which the two models disagree, or the first image if they never do.
+
+    Args:
+        frozen, adapted: logits [N, K] in the stream's order.
+    """
+    differ = (frozen.argmax(dim=1) != adapted.argmax(dim=1)).nonzero().flatten()
+    index = int(differ[0]) if len(differ) else 0
+    names, labels = stream.images.class_names, stream.images.labels
+    return {
+        "corruption": stream.corruption,
+        "severity": stream.severity,
+        "truth": "" if labels is None else names[int(labels[index])],
+        "clean_png": _png(stream.originals.images[index]),
+        "corrupted_png": _png(stream.images.images[index]),
+        "frozen": _opinion(frozen[index], names),
+        "adapted": _opinion(adapted[index], names),
+    }
+
+
+def keep(path: Path, example: dict[str, Any]) -> None:
+    """Add an example to the file at `path`, in place of an earlier one of the same corruption and severity."""
+    kept = json.loads(path.read_text(encoding="utf-8"))["examples"] if path.exists() else []
+    same = (example["corruption"], example["severity"])
+    kept = [other for other in kept if (other["corruption"], other["severity"]) != same]
+    write_text(path, json.dumps({"examples": [*kept, example]}, indent=1))
+
+
+def _opinion(logits: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    confidence, index = logits.softmax(dim=0).max(dim=0)
+    return {"name": names[int(index)], "confidence": round(float(confidence), 4)}
+
+
+def _png(image: Tensor) -> str:
+    pixels = image.permute(1, 2, 0).squeeze(2) if image.shape[0] == 1 else image.permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,31 @@
+"""What makes two numbers comparable, stored with each number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a method meets the test stream.
+
+    Attributes:
+        reset: back to the source after every `batch` (episodic) or before every `corruption` (online).
+        stream: the order of the images; `iid` is a random order.
+        batch_size: images a batch.
+        n: images a cell.
+        steps: updates on each batch before it is predicted.
+        curve: numbers of updates at which the accuracy is taken, from the same pass.
+    """
+
+    reset: Literal["batch", "corruption"]
+    stream: Literal["iid"] = "iid"
+    batch_size: int
+    n: int
+    steps: int
+    curve: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"curve": list(self.curve)}

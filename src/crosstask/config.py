@@ -1,0 +1,290 @@
+"""Every setting on one page: one frozen dataclass a stage, read from TOML and `--set a.b=c`, checked all at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from crosstask.errors import ConfigError, UnknownName, did_you_mean
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Data:
+    """Which images."""
+
+    name: str
+    """A known data set (`crosstask data list`), a folder divided into train and test, or, with `test`, any images."""
+    test: str | None = None
+    """Images to test on, where `name` holds the training images alone."""
+    folder: Path | None = None
+    """Where to look for a known data set before the cache and the network."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Views:
+    """The random views of a self-supervised task (Chen et al. 2020, app. A)."""
+
+    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.2, 1.0)
+    """Smallest and largest share of the image's area that a crop keeps; its aspect ratio lies in [3/4, 4/3]."""
+    flip: Share = 0.5
+    """Probability of a horizontal flip."""
+    jitter: Share = 0.8
+    """Probability that brightness, contrast, saturation and hue are jittered."""
+    brightness: Share = 0.4
+    """Brightness is multiplied by a factor in [1 - v, 1 + v]."""
+    contrast: Share = 0.4
+    """Contrast is multiplied by a factor in [1 - v, 1 + v]."""
+    saturation: Share = 0.4
+    """Saturation is multiplied by a factor in [1 - v, 1 + v]."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest turn of the hue, as a share of the colour circle."""
+    gray: Share = 0.2
+    """Probability of losing all colour."""
+    blur: Share = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[Positive, Positive] = (0.1, 1.0)
+    """Smallest and largest deviation of the blur, in pixels of a 32-pixel image."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Task:
+    """The self-supervised task of pretraining, alignment and adaptation."""
+
+    name: str = "simclr"
+    """Which task; `simclr` is the first."""
+    temperature: Positive = 0.2
+    """Temperature of NT-Xent."""
+    hidden: Count = 512
+    """Width of the projector's hidden layer."""
+    out: Count = 128
+    """Width of the projections."""
+    views: Views = Views()
+    """How views are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Optimisation:
+    """How long and how fast a stage trains: SGD with Nesterov momentum 0.9, a linear warm-up, then a cosine to zero."""
+
+    epochs: Positive
+    """Passes over the images; fractions are allowed."""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Images a step."""
+    learning_rate: Positive = 0.1
+    """Peak learning rate."""
+    weight_decay: NotNegative = 5e-4
+    """Weight decay of matrices and kernels; norm scales and biases are not decayed."""
+    warmup: Share = 0.1
+    """Share of the steps in which the learning rate rises."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Supervised(Optimisation):
+    """Stage 1a: cross-entropy with random resized crops and flips."""
+
+    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.2, 1.0)
+    """Smallest and largest share of the image's area that a crop keeps."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SelfSupervised(Optimisation):
+    """Stage 1b: the self-supervised task on the same images, without labels."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Align(Optimisation):
+    """Stage 2: the self-supervised encoder learns the features of the frozen supervised one, without labels."""
+
+    temperature: Positive = 0.1
+    """Temperature of the contrastive alignment loss."""
+    contrastive: NotNegative = 1.0
+    """Weight of the contrastive alignment loss."""
+    distillation: NotNegative = 0.5
+    """Weight of the divergence between the frozen head's outputs on both features."""
+    self_supervised: NotNegative = 0.5
+    """Weight of the self-supervised loss, kept so that the projector stays valid for the moving encoder."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Column:
+    """One column of the comparison: a method, its arguments, and when it is reset."""
+
+    method: str
+    """A name of `crosstask methods`."""
+    reset: Literal["batch", "corruption"] = "batch"
+    """Back to the source after every batch (episodic) or before every corruption (online)."""
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """The method's own keyword arguments."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Bench:
+    """Which cells are measured: columns x corruptions x seeds."""
+
+    corruptions: tuple[str, ...]
+    """Names of corruptions; `clean` for the images as they are."""
+    severity: Annotated[int, Field(ge=1, le=5)] = 5
+    """From 1 (mild) to 5."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seed draws its own test images, noise and views."""
+    images: Count = 256
+    """Test images a cell."""
+    batch_size: Count = 128
+    """Test images a batch."""
+    curve: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 3, 5, 10, 20)
+    """Updates a batch after which a learning method is also scored."""
+    columns: dict[str, Column]
+    """Label of a column to what it runs."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Recipe:
+    """A whole experiment, from images to report."""
+
+    name: str
+    """Names the run folder."""
+    seed: int = 0
+    """Fixes initial weights, order and views of all training stages."""
+    encoder: str = "resnet-small"
+    """Architecture of both encoders."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:index]`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 where the processor multiplies it in hardware."""
+    data: Data
+    """Source images for training and target images for testing."""
+    supervised: Supervised
+    """Stage 1a."""
+    task: Task = Task()
+    """The self-supervised task."""
+    self_supervised: SelfSupervised
+    """Stage 1b."""
+    align: Align
+    """Stage 2."""
+    bench: Bench
+    """The comparison."""
+
+
+def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by its built-in name or the path of its TOML file, with overrides such as `align.epochs=3`.
+
+    Raises:
+        UnknownName: there is no such recipe.
+        ConfigError: the file is not TOML, or has unknown keys or values out of range; all mistakes are named at once.
+    """
+    text = _recipe_text(source)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the recipe {source} is not valid TOML: {error}") from error
+    for override in overrides:
+        _set(tree, override)
+    return validate(Recipe, tree, f"recipe {source}")
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Turn `key=value` texts into a dictionary; values are read as TOML, and as plain text where they are not."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _set(tree, override)
+    return tree
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the built-in recipes."""
+    return sorted(path.name.removesuffix(".toml") for path in _recipes().iterdir() if path.name.endswith(".toml"))
+
+
+ConfigT = typing.TypeVar("ConfigT")
+
+
+def validate(kind: type[ConfigT], tree: object, what: str) -> ConfigT:
+    """Check plain values against a config class and build it.
+
+    Raises:
+        ConfigError: names every mistake with its key, what came and what was expected.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        mistakes = [_explain(kind, mistake) for mistake in error.errors()]
+        raise ConfigError(f"{what} has {len(mistakes)} mistake(s):\n" + "\n".join(mistakes)) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turn a config into plain JSON values."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def digest(*parts: Any) -> str:
+    """Return the SHA-256 of plain values or configs: equal settings, equal digest."""
+    plain = [to_dict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _recipes() -> Any:
+    return resources.files("crosstask") / "recipes"
+
+
+def _recipe_text(source: str) -> str:
+    path = Path(source)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ConfigError(f"there is no recipe file {source}")
+        return path.read_text(encoding="utf-8")
+    if source not in recipe_names():
+        raise UnknownName("recipe", source, recipe_names())
+    return (_recipes() / f"{source}.toml").read_text(encoding="utf-8")
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"an override looks like align.epochs=3, got {override!r}")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"cannot set {key}: {parent} is a value, not a table")
+    try:
+        tree[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[last] = value
+
+
+def _explain(kind: type, mistake: Any) -> str:
+    path = [str(part) for part in mistake["loc"]]
+    key = ".".join(path)
+    if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _fields_at(kind, path[:-1])
+        return f"  {key}: unknown key{did_you_mean(path[-1], known)}. Known here: {', '.join(known)}"
+    if mistake["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"  {key}: is missing"
+    return f"  {key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {mistake['input']!r}"
+
+
+def _fields_at(kind: Any, path: list[str]) -> list[str]:
+    """Return the field names of the config class that stands at `path` below `kind`."""
+    for part in path:
+        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else typing.get_args(kind)[-1]
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

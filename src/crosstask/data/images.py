@@ -1,0 +1,152 @@
+"""Images in: `ImageSet`, the one form every stage works on, and `load_images`, which fills it from anywhere."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosstask.data import sources
+from crosstask.data.download import KNOWN, Report
+from crosstask.errors import DataError, did_you_mean
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSet:
+    """Images of one size, with labels or without.
+
+    Raises:
+        DataError: a field has another type, shape or range than stated.
+    """
+
+    images: Tensor
+    """uint8 [N, C, H, W], C = 1 (gray) or 3 (RGB), N at least 1."""
+    labels: Tensor | None = None
+    """int64 [N], each from 0 to len(class_names) - 1, or None."""
+    class_names: tuple[str, ...] = ()
+    """Label -> name; may be empty when there are no labels."""
+    name: str
+    """What the set is called in records and messages."""
+    items: tuple[str, ...] | None = None
+    """Image -> file name relative to its folder; None: the row number stands for it."""
+
+    def __post_init__(self) -> None:
+        _check_images(self.images, self.name)
+        if self.labels is not None:
+            _check_labels(self.labels, len(self.images), len(self.class_names), self.name)
+        if self.items is not None and len(self.items) != len(self.images):
+            raise DataError(f"{self.name}: expected one item for each image, got {len(self.items)} for {len(self)}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(str(side) for side in self.images.shape)
+        labels = f"{len(self.class_names)} classes" if self.labels is not None else "unlabelled"
+        return f"ImageSet({self.name}: {shape}, {labels})"
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, pixels and labels, 64 hexadecimal digits; the same on every machine."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        if self.labels is not None:
+            digest.update(b"labels")
+            digest.update(self.labels.cpu().numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+    def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
+        """Return the images at `indices`, integers from 0 to N - 1, in that order.
+
+        Raises:
+            DataError: there are none, one is out of range, or they are not integers.
+        """
+        rows = torch.as_tensor(indices).cpu()
+        if rows.ndim != 1 or len(rows) == 0 or rows.dtype.is_floating_point or rows.dtype == torch.bool:
+            raise DataError(
+                f"{self.name}: expected a list of row numbers, got {rows.dtype} of shape {list(rows.shape)}"
+            )
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise DataError(f"{self.name}: row numbers go from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
+        rows = rows.to(torch.int64)
+        return replace(
+            self,
+            images=self.images[rows.to(self.images.device)],
+            labels=None if self.labels is None else self.labels[rows.to(self.labels.device)],
+            items=None if self.items is None else tuple(self.items[row] for row in rows.tolist()),
+        )
+
+    def unlabelled(self) -> ImageSet:
+        """Return the same images without their labels; the class names stay."""
+        return replace(self, labels=None)
+
+
+def _check_images(images: Tensor, name: str) -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise DataError(f"{name}: expected images as a uint8 tensor with values from 0 to 255, got {got}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise DataError(
+            f"{name}: expected images of shape [N, C, H, W], none of them 0 and C = 1 or 3, got {list(images.shape)}"
+        )
+
+
+def _check_labels(labels: Tensor, images: int, classes: int, name: str) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (images,):
+        got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise DataError(f"{name}: expected labels as an int64 tensor of shape [{images}], got {got}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"{name}: expected labels from 0 to {classes - 1} ({classes} class names), "
+            f"got {labels.min()} to {labels.max()}. Correct the labels or name all classes"
+        )
+
+
+def load_images(
+    spec: str | Path, *, split: str | None = None, data_dir: str | Path | None = None, report: Report | None = None
+) -> ImageSet:
+    """Load images by the name of a known data set or from a path.
+
+    A path is a folder of class folders (`cat/1.png`; with `split`, below `train/`, `val/` or `test/`), a flat folder
+    of images (unlabelled), a parquet file or a folder of shards in the Hugging Face hub's layout, an `.npy` or `.npz`
+    array, a folder of idx files, or one image. A `str` that is a known name means the data set, `./name` the folder.
+
+    Args:
+        spec: a known name (see `crosstask.data.download.KNOWN`) or a path.
+        split: "train" or "test"; must be given for a known name, and for a path that is divided into splits.
+        data_dir: for a known name, a folder that holds the data set's files.
+        report: called with a line of text for each step of a download; `print` will do.
+
+    Raises:
+        DataError: unknown name, missing path, or content that is not as promised; the message names the file.
+        DownloadError: a known data set could not be obtained.
+    """
+    if isinstance(spec, str) and spec in KNOWN:
+        if split not in ("train", "test"):
+            raise DataError(f"{spec}: expected the split 'train' or 'test', got {split!r}")
+        return _image_set(spec, sources.read(KNOWN[spec].ensure(data_dir, report), split))
+    path = Path(spec).expanduser()
+    if isinstance(spec, str) and path.name == spec and not path.exists():
+        raise DataError(
+            f"unknown data set {spec!r}{did_you_mean(spec, KNOWN)}. Expected a known name ({', '.join(sorted(KNOWN))}) "
+            "or a path to images, and nothing is there under that path"
+        )
+    arrays = sources.read(path, split)
+    return _image_set(path.resolve().name if path.is_dir() else path.stem, arrays)
+
+
+def _image_set(name: str, arrays: sources.Arrays) -> ImageSet:
+    labels = None if arrays.labels is None else torch.from_numpy(arrays.labels)
+    return ImageSet(
+        images=torch.from_numpy(np.ascontiguousarray(arrays.images)),
+        labels=labels,
+        class_names=arrays.class_names,
+        name=name,
+        items=arrays.items,
+    )

@@ -1,0 +1,212 @@
+"""The contract of every test-time method: an `nn.Module` that you call on a batch and that answers with logits.
+
+    adapter = Method(model)          # copies the model, never touches it
+    logits = adapter(x)              # adapts on the batch x, then predicts it
+    curve = adapter.curve(x, (0, 1, 5, 20))   # the predictions after 0, 1, 5 and 20 updates, from one pass
+    adapter.reset()                  # back to the source, bit for bit
+
+Whether an adapter is reset after every batch (episodic), after every shift (online) or never (continual) is up to the
+caller. `crosstask.testing.check_adapter` checks the whole contract on any adapter.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from crosstask import runtime
+from crosstask.errors import AdapterError, ConfigError
+from crosstask.methods.batchnorm import set_batch_norm
+
+
+class Adapter(nn.Module, ABC):
+    """The base of all methods. A method says what one `update` on a batch is; the rest of the contract stands here.
+
+    A method's `__init__` calls this one's, prepares `self.model`, and ends with `self.begin(names of what moves)`.
+
+    Args:
+        model: maps floats [B, C, H, W] in [0, 1] to logits [B, K]. It is copied.
+        steps: updates on each batch before it is predicted.
+        batch_norm: `source`, `batch` or `mixed`; see `crosstask.methods.batchnorm`.
+        batch_share: the batch's share of the statistics under `mixed`.
+        seed: fixes every random draw of the method.
+
+    Attributes:
+        model: the copy that adapts.
+        adapted_names: names, within `model`, of the parameters that may move.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, steps: int, batch_norm: str, batch_share: float = 0.5, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if steps < 0:
+            raise ConfigError(f"steps must be 0 or more, got {steps}")
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.batch_norm_layers = set_batch_norm(self.model, batch_norm, batch_share)
+        self.steps, self.seed = steps, seed
+        self.batches_seen = 0
+        self.adapted_names: list[str] = []
+
+    @final
+    def begin(self, moving: Iterable[str]) -> list[nn.Parameter]:
+        """Take the present state as the source, and switch on gradients for the parameters that may move.
+
+        Args:
+            moving: their names within `self.model`.
+        """
+        self.adapted_names = list(moving)
+        self.train(self.training)
+        self._source = _Saved(self._live())
+        parameters = [self.model.get_parameter(name) for name in self.adapted_names]
+        for parameter in parameters:
+            parameter.requires_grad_()
+        return parameters
+
+    @abstractmethod
+    def update(self, x: Tensor, generator: torch.Generator) -> None:
+        """Learn once from `x`, float [B, C, H, W] in [0, 1]. Gradients are on; `generator` is on its device."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the logits [B, K] of the batch `x` under the present state. Gradients are off."""
+        return self.model(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adapt on the batch and return its logits.
+
+        Args:
+            x: float tensor [B, C, H, W] in [0, 1], B >= 1.
+
+        Raises:
+            AdapterError: wrong shape or dtype, or called under `torch.inference_mode`.
+        """
+        return self.curve(x, (self.steps,))[self.steps]
+
+    @final
+    def curve(self, x: Tensor, at: Sequence[int]) -> dict[int, Tensor]:
+        """Adapt on the batch and return its logits after each number of updates in `at`, from one pass.
+
+        The largest number in `at` takes the place of `steps`.
+
+        Raises:
+            AdapterError: as above; or `at` is empty or holds a negative number.
+        """
+        _check_batch(x, self.model)
+        if not at or min(at) < 0:
+            raise AdapterError(f"expected numbers of updates, each 0 or more, got {list(at)}")
+        x = x.clone() if x.is_inference() else x.detach()
+        wanted, last = set(at), max(at)
+        logits = {}
+        for step in range(last + 1):
+            if step in wanted:
+                torch.clear_autocast_cache()
+                with torch.no_grad():
+                    logits[step] = self.predict(x)
+            if step < last:
+                torch.clear_autocast_cache()
+                with torch.enable_grad():
+                    self.update(x, runtime.generator(x.device, self.seed, self.batches_seen, step))
+        torch.clear_autocast_cache()
+        self.batches_seen += 1
+        return logits
+
+    @final
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Return to the source: weights, buffers, optimiser and random state, bit for bit."""
+        if live := self._live():
+            torch._foreach_copy_(live, list(self._source.buffers()))
+        for module in self.modules():
+            if isinstance(module, Descent):
+                module.forget()
+        self.batches_seen = 0
+
+    @final
+    def train(self, mode: bool = True) -> Adapter:
+        """Accept the caller's mode; all that is inside stays in eval mode, and batch norm follows its policy."""
+        super().train(mode)
+        for child in self.children():
+            child.eval()
+        return self
+
+    def _live(self) -> list[Tensor]:
+        """Return everything that can move: the adapted parameters, and the buffers of the method and its model."""
+        live: list[Tensor] = [self.model.get_parameter(name) for name in self.adapted_names]
+        return live + [buffer for name, buffer in self.named_buffers() if not name.startswith("_source.")]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"batches_seen": self.batches_seen}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.batches_seen = state["batches_seen"]
+
+
+class Descent(nn.Module):
+    """One optimiser step on a loss, refused when the loss or a gradient is not finite. Its state is the optimiser's.
+
+    Args:
+        optimiser: over the parameters that move.
+
+    Attributes:
+        refused: how many steps were refused since the last reset.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer) -> None:
+        super().__init__()
+        self.optimiser = optimiser
+        self.refused = 0
+
+    def forward(self, loss: Tensor) -> None:
+        """Take one step downhill."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        gradients = [p.grad for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
+        if torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients, foreach=True)):
+            self.optimiser.step()
+        else:
+            self.refused += 1
+            warnings.warn("an update was refused: its loss or gradient is not finite", RuntimeWarning, stacklevel=2)
+        self.optimiser.zero_grad()
+
+    def forget(self) -> None:
+        """Drop momentum and moments, as in a fresh optimiser."""
+        self.optimiser.state.clear()
+        self.optimiser.zero_grad()
+        self.refused = 0
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"optimiser": copy.deepcopy(self.optimiser.state_dict()), "refused": self.refused}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.refused = state["refused"]
+
+
+class _Saved(nn.Module):
+    """Copies of tensors, kept as buffers outside `state_dict` so that they follow the adapter to another device."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        for index, tensor in enumerate(tensors):
+            self.register_buffer(f"tensor{index}", tensor.detach().clone(), persistent=False)
+
+
+def _check_batch(x: Tensor, model: nn.Module) -> None:
+    if torch.is_inference_mode_enabled():
+        raise AdapterError(
+            "an adapter learns, and torch.inference_mode forbids it; call it under torch.no_grad instead"
+        )
+    if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
+        raise AdapterError(
+            f"expected a float batch [B, C, H, W] in [0, 1], got {x.dtype} {list(x.shape)}; "
+            "turn uint8 images into floats with `images / 255`"
+        )
+    weight = next(model.parameters(), None)
+    if x.dtype == torch.float64 and weight is not None and weight.dtype != torch.float64:
+        raise AdapterError(f"expected a batch of {weight.dtype}, as the model's weights are, got {x.dtype}; x.float() will do")

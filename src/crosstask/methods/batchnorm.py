@@ -1,0 +1,111 @@
+"""What batch-norm layers normalise with at test time, as an explicit policy instead of a train/eval side effect.
+
+| policy   | mean and variance                                       | in the field            |
+|----------|---------------------------------------------------------|-------------------------|
+| `source` | the running averages of source training                 | eval mode               |
+| `batch`  | those of the current batch                              | PTBN, BN-1, train mode  |
+| `mixed`  | `(1 - share)` of the source's and `share` of the batch's | BN-alpha                |
+
+No policy ever moves the running averages. A single value a channel (one image, one pixel) has no variance: there
+`batch` takes the source's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstask.errors import AdapterError, ConfigError, UnknownName
+
+Policy = Literal["source", "batch", "mixed"]
+
+
+class PolicyBatchNorm(nn.Module):
+    """A batch-norm layer whose statistics follow a policy, whatever its train or eval mode.
+
+    Its parameters and buffers have the names they have in the layer it stands for.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
+    def __init__(self, layer: _BatchNorm, policy: Policy, share: float) -> None:
+        super().__init__()
+        self.policy, self.share, self.eps = policy, share, layer.eps
+        for name in ("weight", "bias"):
+            self.register_parameter(name, getattr(layer, name))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(layer, name))
+        if policy != "batch" and layer.running_mean is None:
+            raise AdapterError(
+                f"the batch-norm policy {policy!r} needs running statistics and this layer keeps none; use 'batch'"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.policy == "mixed":
+            return self._mixed(x)
+        single = x.numel() == x.shape[1] and self.running_mean is not None
+        if self.policy == "source" or single:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        over = [dim for dim in range(x.ndim) if dim != 1]
+        var, mean = torch.var_mean(x.float(), dim=over, unbiased=False)
+        mean = torch.lerp(self.running_mean.float(), mean, self.share)
+        var = torch.lerp(self.running_var.float(), var, self.share)
+        scale = torch.rsqrt(var + self.eps) * (1 if self.weight is None else self.weight)
+        shift = (0 if self.bias is None else self.bias) - mean * scale
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+
+def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
+    """Replace every batch-norm layer inside `model` by one that follows `policy`; return how many there were.
+
+    Args:
+        model: changed in place; layers of any other kind are left alone.
+        policy: `source`, `batch` or `mixed`.
+        share: the batch's share in `mixed`, in [0, 1].
+
+    Raises:
+        UnknownName: there is no such policy.
+        ConfigError: `share` is out of range.
+    """
+    if policy not in get_args(Policy):
+        raise UnknownName("batch-norm policy", policy, get_args(Policy))
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the batch's share in mixed batch norm must lie in [0, 1], got {share}")
+    found = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, PolicyBatchNorm(child, policy, share))  # type: ignore[arg-type]
+                found += 1
+    return found
+
+
+def norm_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the scales and shifts of all batch, group and layer norms of `model`, by name.
+
+    Raises:
+        AdapterError: there are none; the message lists the layer types found.
+    """
+    kinds = (PolicyBatchNorm, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
+    found = {
+        f"{name}.{own}" if name else own: parameter
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+        for own, parameter in module.named_parameters(recurse=False)
+    }
+    if not found:
+        types = sorted({type(module).__name__ for module in model.modules()})
+        raise AdapterError(f"nothing to adapt: no norm layer with a scale and a shift among {', '.join(types)}")
+    return found

@@ -1,0 +1,57 @@
+"""CTA: test-time training by cross-task alignment, the method this project exists for."""
+
+from __future__ import annotations
+
+import copy
+from typing import final
+
+import torch
+from torch import Tensor
+
+from crosstask.methods.adapter import Adapter, Descent
+from crosstask.methods.batchnorm import set_batch_norm
+from crosstask.nets.split import Classifier
+from crosstask.tasks import SelfSupervisedTask
+
+
+@final
+class CTA(Adapter):
+    """Train the aligned encoder with its self-supervised task on the test batch (Barbeau et al., arXiv 2507.05221).
+
+    The frozen head of the supervised classifier reads the features of an encoder that was trained without labels and
+    then aligned to the supervised one. On a batch of unlabelled images x, `steps` times:
+
+        theta <- theta - learning_rate * grad task(f_theta, views of x)
+
+    over all parameters theta of the encoder f, with momentum; then `head(f_theta(x))` on the images themselves. With
+    SimCLR the task is NT-Xent on two random views. The projector stays frozen, as the head does.
+
+    Args:
+        model: the aligned encoder with the frozen head.
+        task: the self-supervised task the encoder was aligned with.
+        steps: updates on each batch.
+        learning_rate, momentum: of SGD.
+        batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
+        seed: fixes the views.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        task: SelfSupervisedTask,
+        *,
+        steps: int = 20,
+        learning_rate: float = 1e-2,
+        momentum: float = 0.9,
+        batch_norm: str = "batch",
+        batch_share: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
+        self.task = copy.deepcopy(task).requires_grad_(False)
+        set_batch_norm(self.task, batch_norm, batch_share)
+        moving = self.begin(name for name, _ in self.model.named_parameters() if name.startswith("encoder."))
+        self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
+
+    def update(self, x: Tensor, generator: torch.Generator) -> None:
+        self.descent(self.task(self.model.get_submodule("encoder"), x, generator))

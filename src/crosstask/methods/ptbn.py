@@ -1,0 +1,37 @@
+"""PTBN: prediction-time batch normalisation."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from crosstask.errors import AdapterError
+from crosstask.methods.adapter import Adapter
+
+
+@final
+class PTBN(Adapter):
+    """The supervised model with the batch's own statistics in its batch-norm layers (Nado et al. 2020).
+
+    Also known as Norm and BN-1; with `batch_norm="mixed"` as BN-alpha (Schneider et al. 2020). No parameter moves.
+
+    Args:
+        model: maps floats [B, C, H, W] in [0, 1] to logits [B, K], with batch-norm layers inside.
+        batch_norm: `batch`, or `mixed` with the source's statistics.
+        batch_share: the batch's share under `mixed`.
+
+    Raises:
+        AdapterError: the model has no batch-norm layer.
+    """
+
+    def __init__(self, model: nn.Module, *, batch_norm: str = "batch", batch_share: float = 0.5) -> None:
+        super().__init__(model, steps=0, batch_norm=batch_norm, batch_share=batch_share)
+        if not self.batch_norm_layers:
+            types = sorted({type(module).__name__ for module in self.model.modules()})
+            raise AdapterError(f"PTBN needs batch-norm layers and found only {', '.join(types)}; use `source` instead")
+        self.begin(())
+
+    def update(self, x: Tensor, generator: torch.Generator) -> None:
+        """Learn nothing: the statistics are taken in the forward pass."""

@@ -1,0 +1,280 @@
+"""The spine: a recipe becomes a run folder, stage by stage. A finished stage is found and not made again.
+
+OUT/config.toml  checkpoints/{supervised,self-supervised,aligned}/  records.jsonl  examples.json  report.html  log.txt
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import tomli_w
+import torch
+from torch import nn
+
+from crosstask import checkpoint as checkpoints
+from crosstask import config, report, runtime
+from crosstask.bench import examples, records
+from crosstask.bench.grid import Grid, cells, check, measure, missing, work
+from crosstask.checkpoint import Checkpoint
+from crosstask.config import Recipe
+from crosstask.data.images import ImageSet, load_images
+from crosstask.errors import CheckpointError
+from crosstask.files import storage_errors, write_text
+from crosstask.nets.encoders import ResNet, initialise, make_encoder
+from crosstask.nets.split import Classifier
+from crosstask.tasks import make_task
+from crosstask.train.align import align
+from crosstask.train.loop import Run
+from crosstask.train.pretrain import pretrain_self_supervised, pretrain_supervised
+from crosstask.train.statistics import feature_statistics, pixel_statistics, refit_batch_norm
+
+SUPERVISED, SELF_SUPERVISED, ALIGNED = "supervised", "self-supervised", "aligned"
+
+
+class Narrator(Protocol):
+    """Is told what happens: the command line shows it, a library call may ignore it."""
+
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        """`done` of `total` units of a stage are behind us."""
+
+    def say(self, text: str) -> None:
+        """A line worth keeping."""
+
+
+class Silent:
+    """A narrator that says nothing."""
+
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        """Say nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A recipe, its run folder, and whoever wants to hear of it."""
+
+    recipe: Recipe
+    folder: Path
+    command: str
+    narrator: Narrator = field(default_factory=Silent)
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        return runtime.pick_device(self.recipe.device)
+
+    def path(self, kind: str) -> Path:
+        """Return the folder of the checkpoint of this kind."""
+        return self.folder / "checkpoints" / kind
+
+    def say(self, text: str) -> None:
+        """Tell the narrator, and keep the line with its time in `log.txt`."""
+        self.narrator.say(text)
+        with storage_errors(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def open(self) -> None:
+        """Make the run folder and write the resolved recipe into it."""
+        with storage_errors(self.folder):
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict(self.recipe))))
+
+
+def source_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
+    """Load the images to train on."""
+    split = None if recipe.data.test else "train"
+    return load_images(recipe.data.name, split=split, data_dir=recipe.data.folder, report=say)
+
+
+def target_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
+    """Load the images to test on, before any corruption."""
+    if recipe.data.test:
+        return load_images(recipe.data.test, data_dir=recipe.data.folder, report=say)
+    return load_images(recipe.data.name, split="test", data_dir=recipe.data.folder, report=say)
+
+
+def supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
+    """Stage 1a: train encoder and head on labels, or find them trained."""
+    recipe = experiment.recipe
+
+    def make(run: Run) -> Checkpoint:
+        encoder = _fresh_encoder(recipe, images, SUPERVISED)
+        head = nn.Linear(encoder.feature_dim, len(images.class_names))
+        initialise(head, runtime.generator(torch.device("cpu"), recipe.seed, SUPERVISED, "head"))
+        classifier = runtime.place(Classifier(encoder, head), run.device)
+        losses = pretrain_supervised(classifier, images, recipe.supervised, run)
+        return Checkpoint(
+            kind="supervised",
+            encoder=encoder,
+            head=head,
+            metrics={"loss": losses[-1]},
+            statistics=feature_statistics(encoder, images, run),
+            **_origin(recipe, images),
+        )
+
+    return _stage(experiment, SUPERVISED, images, {"supervised": recipe.supervised}, {}, make)
+
+
+def self_supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
+    """Stage 1b: train the twin encoder without labels, or find it trained."""
+    recipe = experiment.recipe
+
+    def make(run: Run) -> Checkpoint:
+        encoder = _fresh_encoder(recipe, images, SELF_SUPERVISED)
+        task = make_task(recipe.task, encoder.feature_dim)
+        initialise(task, runtime.generator(torch.device("cpu"), recipe.seed, SELF_SUPERVISED, "task"))
+        runtime.place(encoder, run.device), runtime.place(task, run.device)
+        losses = pretrain_self_supervised(encoder, task, images, recipe.self_supervised, run)
+        return Checkpoint(
+            kind="self-supervised",
+            encoder=encoder,
+            task=task,
+            task_config=recipe.task,
+            metrics={"loss": losses[-1]},
+            statistics=feature_statistics(encoder, images, run),
+            **_origin(recipe, images),
+        )
+
+    what = {"task": recipe.task, "self_supervised": recipe.self_supervised}
+    return _stage(experiment, SELF_SUPERVISED, images, what, {}, make)
+
+
+def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, student: Checkpoint) -> Checkpoint:
+    """Stage 2: align the self-supervised encoder with the supervised one, or find it aligned."""
+    recipe = experiment.recipe
+
+    if student.task is None:
+        raise CheckpointError(f"alignment starts from a self-supervised checkpoint, and this one is {student.kind}")
+    task = student.task
+    parents = {SUPERVISED: teacher.weights_hash, SELF_SUPERVISED: student.weights_hash}
+
+    def make(run: Run) -> Checkpoint:
+        classifier = runtime.place(copy.deepcopy(teacher.classifier), run.device)
+        encoder = runtime.place(copy.deepcopy(student.encoder), run.device)
+        own_task = runtime.place(copy.deepcopy(task), run.device)
+        losses = align(encoder, own_task, classifier, images, recipe.align, run)
+        refit_batch_norm(encoder, images, run)
+        return Checkpoint(
+            kind="aligned",
+            encoder=encoder,
+            head=classifier.head,
+            task=own_task,
+            task_config=student.task_config,
+            metrics={"loss": losses[-1]},
+            statistics=feature_statistics(encoder, images, run),
+            parents=parents,
+            **_origin(recipe, images),
+        )
+
+    return _stage(experiment, ALIGNED, images, {"align": recipe.align}, parents, make)
+
+
+def _stage(
+    experiment: Experiment,
+    kind: str,
+    images: ImageSet,
+    settings: dict[str, Any],
+    parents: dict[str, str],
+    make: Callable[[Run], Checkpoint],
+) -> Checkpoint:
+    """Load the checkpoint of this kind if the very same settings made it; else make it, from where a kill left it."""
+    recipe, path = experiment.recipe, experiment.path(kind)
+    plain: dict[str, Any] = {name: config.to_dict(part) for name, part in settings.items()}
+    plain |= {"seed": recipe.seed, "encoder": recipe.encoder, "precision": recipe.precision, "data": images.name}
+    key = config.digest(plain, images.fingerprint, parents)
+    state = path.with_name(f".{kind}.state")
+    if path.exists() and checkpoints.read_about(path)["settings"].get("key") == key:
+        experiment.say(f"{kind}: found in {path}")
+    else:
+        started = time.monotonic()
+        run = Run(
+            seed=runtime.derive_seed(recipe.seed, kind),
+            device=experiment.device,
+            precision=recipe.precision,
+            state=state,
+            key=key,
+            progress=lambda done, total, loss: experiment.narrator.progress(kind, done, total, f"loss {loss:.3f}"),
+        )
+        made = make(run)
+        checkpoints.save(dataclasses.replace(made, settings=plain | {"key": key}), path)
+        experiment.say(f"{kind}: trained in {time.monotonic() - started:.0f} s, last loss {made.metrics['loss']:.3f}")
+    state.unlink(missing_ok=True)
+    return checkpoints.load(path)
+
+
+def _origin(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
+    return {
+        "encoder_name": recipe.encoder,
+        "image_shape": tuple(images.images.shape[1:]),
+        "class_names": images.class_names,
+    }
+
+
+def _fresh_encoder(recipe: Recipe, images: ImageSet, kind: str) -> ResNet:
+    encoder = make_encoder(recipe.encoder, images.images.shape[1])
+    initialise(encoder, runtime.generator(torch.device("cpu"), recipe.seed, kind, "encoder"))
+    mean, deviation = pixel_statistics(images)
+    encoder.normalize.mean.copy_(mean.view(1, -1, 1, 1))
+    encoder.normalize.std.copy_(deviation.view(1, -1, 1, 1))
+    return encoder
+
+
+def _without_none(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_none(value) for key, value in tree.items() if value is not None}
+    return tree
+
+
+def bench_stage(experiment: Experiment, images: ImageSet, supervised: Checkpoint, aligned: Checkpoint) -> None:
+    """Stage 3: adapt and score every column under every corruption, one record a cell; then pick examples."""
+    recipe, path = experiment.recipe, experiment.folder / "records.jsonl"
+    grid = Grid(
+        bench=recipe.bench,
+        images=images,
+        checkpoints={SUPERVISED: supervised, ALIGNED: aligned},
+        device=experiment.device,
+        precision=recipe.precision,
+        command=experiment.command,
+    )
+    todo = missing(grid, path)
+    total, done = sum(work(cell) for cell in todo), 0
+    started = time.monotonic()
+    for measured in measure(grid, todo):
+        if measured.example:
+            examples.keep(experiment.folder / "examples.json", measured.example)
+        records.append(path, measured.record)
+        cell, done = measured.cell, done + work(measured.cell)
+        note = f"{cell.label} {cell.corruption} seed {cell.seed}: {measured.record.accuracy:.1%}"
+        experiment.narrator.progress("bench", done, total, note)
+    if todo:
+        experiment.say(f"bench: {len(todo)} cells measured in {time.monotonic() - started:.0f} s")
+    else:
+        experiment.say(f"bench: found all {len(cells(grid))} cells in {path}")
+
+
+def report_stage(experiment: Experiment) -> Path:
+    """Stage 4: turn the records into `report.html` and return its path."""
+    path = report.write(experiment.folder)
+    experiment.say(f"report: {path}")
+    return path
+
+
+def run_recipe(experiment: Experiment) -> Path:
+    """Run all stages of a recipe and return the path of the report. Whatever is finished is found, not made again."""
+    check(experiment.recipe.bench)
+    experiment.open()
+    source = source_images(experiment.recipe, experiment.say)
+    target = target_images(experiment.recipe, experiment.say)
+    supervised = supervised_stage(experiment, source)
+    self_supervised = self_supervised_stage(experiment, source)
+    aligned = align_stage(experiment, source, supervised, self_supervised)
+    bench_stage(experiment, target, supervised, aligned)
+    return report_stage(experiment)

@@ -1,0 +1,145 @@
+"""The summary as one HTML file that opens offline; its markup lies in `template.html.j2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from crosstask.report import plots, words
+from crosstask.report.examples import Example
+from crosstask.report.summary import Column, Estimate, Row, Summary
+
+WIDE, NARROW = 880, 350
+"""Widths in pixels that each plot is drawn for: for a desk, and for a hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of the table: text, its interval, and how strongly it is tinted (-100 loss .. 100 gain)."""
+
+    text: str
+    half: str = ""
+    best: bool = False
+    heat: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table; `kind` is clean, row, mean or foot."""
+
+    name: str
+    kind: str
+    cells: Sequence[Cell | None]
+
+
+def page(summary: Summary, examples: Sequence[Example]) -> str:
+    """Return the report on `summary` as a whole HTML document."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "percent": words.percent, "points": words.points, "spread": words.spread}
+    return environment.get_template("template.html.j2").render(
+        summary=summary,
+        words=words,
+        series=plots.series(summary),
+        lines=list(_lines(summary)),
+        examples=examples,
+        curves=_curves(summary),
+        row_curves=_row_curves(summary),
+        gains=_gains(summary),
+    )
+
+
+def figure(value: float) -> str:
+    """Return a positive number with about three significant digits and without exponents."""
+    digits = next((digits for limit, digits in ((100, 0), (10, 1), (1, 2)) if value >= limit), 3)
+    return f"{value:,.{digits}f}"
+
+
+def _lines(summary: Summary) -> Iterator[Line]:
+    """Yield the whole table: clean images, corruptions, their mean, and what the mean is to be compared with."""
+    scale = max((abs(_tint(summary, column, row)) for column in summary.columns for row in column.cells), default=0)
+    for row in [*([summary.clean] if summary.clean else []), *summary.rows]:
+        kind = "clean" if row == summary.clean else "row"
+        cells = [column.cells.get(row) for column in summary.columns]
+        heats = [round(100 * _tint(summary, column, row) / (scale or 1)) for column in summary.columns]
+        yield Line(name=words.row_name(summary, row), kind=kind, cells=_cells(cells, heats))
+    if summary.rows:
+        yield Line(name="mean", kind="mean", cells=_cells([column.mean for column in summary.columns]))
+    yield from _foot(summary)
+
+
+def _foot(summary: Summary) -> Iterator[Line]:
+    columns = summary.columns
+    if any(column.steps for column in columns):
+        before = [_cell(column.before) if column.steps else None for column in columns]
+        yield Line(name="before any update", kind="foot", cells=before)
+    if any(column.gain for column in columns):
+        yield Line(name="gain over Source", kind="foot", cells=[_signed(column.gain) for column in columns])
+    if summary.adapted and any(column.lead for column in columns if column is not summary.source):
+        name = f"{words.display(summary.adapted.label)} minus this"
+        yield Line(name=name, kind="foot", cells=[_signed(column.lead) for column in columns])
+
+
+def _cells(estimates: Sequence[Estimate | None], heats: Sequence[int] | None = None) -> list[Cell | None]:
+    best = words.best(estimates)
+    heats = heats or [0] * len(estimates)
+    return [_cell(estimate, place in best, heats[place]) for place, estimate in enumerate(estimates)]
+
+
+def _cell(estimate: Estimate | None, best: bool = False, heat: int = 0) -> Cell | None:
+    if estimate is None:
+        return None
+    return Cell(text=words.percent(estimate.mean), half=words.spread(estimate), best=best, heat=heat)
+
+
+def _signed(estimate: Estimate | None) -> Cell | None:
+    return None if estimate is None else Cell(text=words.points(estimate.mean), half=words.spread(estimate))
+
+
+def _tint(summary: Summary, column: Column, row: Row) -> float:
+    """Return how far a cell lies above the frozen model or, where that was not measured, above the row's lowest."""
+    if row not in column.cells:
+        return 0.0
+    if summary.source:
+        return column.row_gains[row].mean if row in column.row_gains else 0.0
+    return column.cells[row].mean - min(other.cells[row].mean for other in summary.columns if row in other.cells)
+
+
+def _curves(summary: Summary) -> list[Markup]:
+    """Return accuracy over updates, wide and narrow; nothing if no method learns."""
+    if not any(column.steps and column.curve for column in summary.columns):
+        return []
+    return [Markup(plots.curves(summary, width, height)) for width, height in ((WIDE, 400), (NARROW, 320))]
+
+
+def _row_curves(summary: Summary) -> list[tuple[str, str, Markup]]:
+    """Return the same for each corruption, with the way from frozen to adapted, where there are several."""
+    if len(summary.rows) < 2 or not any(column.steps for column in summary.columns):
+        return []
+    return [
+        (words.row_name(summary, row), _way(summary, row), Markup(plots.row_curves(summary, row, number)))
+        for number, row in enumerate(summary.rows)
+    ]
+
+
+def _way(summary: Summary, row: Row) -> str:
+    """Return the accuracy of the frozen and of the adapted model on one corruption: `29.5 → 56.7`."""
+    ends = [column.cells[row] for column in (summary.source, summary.adapted) if column and row in column.cells]
+    return " → ".join(words.percent(end.mean) for end in ends)
+
+
+def _gains(summary: Summary) -> list[Markup]:
+    """Return frozen against adapted for each corruption, wide and narrow; nothing if one of them is missing."""
+    source, adapted = summary.source, summary.adapted
+    if not source or not adapted or not adapted.row_gains.keys() & set(summary.rows):
+        return []
+    return [Markup(plots.gains(summary, source, adapted, width)) for width in (WIDE, NARROW)]

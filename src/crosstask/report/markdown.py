@@ -1,0 +1,34 @@
+"""The summary as a GitHub table, for a README."""
+
+from __future__ import annotations
+
+import re
+
+from crosstask.report import words
+from crosstask.report.summary import Estimate, Summary
+
+
+def table(summary: Summary) -> str:
+    """Return rows of corruptions and columns of methods, the best of a row in bold, and a caption below."""
+    header = ["corruption", *(_escape(words.display(column.label)) for column in summary.columns)]
+    lines = [_line(header), _line(["---", *(["---:"] * len(summary.columns))])]
+    for name, estimates in words.table(summary):
+        bold = words.best(estimates)
+        cells = [_cell(estimate, place in bold) for place, estimate in enumerate(estimates)]
+        lines.append(_line([f"**{name}**" if name == "mean" else _escape(name), *cells]))
+    return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
+
+
+def _cell(estimate: Estimate | None, bold: bool) -> str:
+    if estimate is None:
+        return words.NOTHING
+    share = words.percent(estimate.mean)
+    return words.with_spread(f"**{share}**" if bold else share, estimate)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)

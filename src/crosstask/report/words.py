@@ -1,0 +1,195 @@
+"""Names, numbers and sentences that all reports share. Plain text only: each report escapes it for its own format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from crosstask.report.summary import Column, Estimate, Row, Summary
+
+NOTHING = "\N{EN DASH}"
+"""Stands where nothing was measured."""
+
+_NAMES = {"source": "Source", "ptbn": "PTBN", "tent": "TENT", "cta": "CTA"}
+
+_METHODS = {
+    "source": "the frozen supervised model",
+    "ptbn": "normalises with the statistics of the test batch",
+    "tent": "minimises the entropy of its own predictions",
+    "cta": "ours: the frozen classifier on an aligned self-supervised encoder that learns from the test batch",
+}
+
+_RESETS = {
+    "batch": "back to its source state before every batch (episodic)",
+    "corruption": "keeps what it learned within a corruption, back to its source state before the next (online)",
+    "never": "keeps what it learned throughout (continual)",
+}
+
+_STREAMS = {"iid": "in random order"}
+
+
+def display(label: str) -> str:
+    """Return a label as readers know it."""
+    return _NAMES.get(label, label)
+
+
+def method(name: str) -> str:
+    """Return what a method does, in a few words, or an empty string for one that is not known here."""
+    return _METHODS.get(name, "")
+
+
+def percent(share: float) -> str:
+    """Return a share in 0..1 as per cent with one decimal, without a sign: `83.0`."""
+    return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+    """Return a difference of shares as signed percentage points: `+20.9`."""
+    return f"{100 * difference:+.1f}".replace("-0.0", "+0.0").replace("-", "\N{MINUS SIGN}")
+
+
+def spread(estimate: Estimate) -> str:
+    """Return the half-width of an interval of shares as per cent, `±0.4`, or an empty string."""
+    return "" if estimate.half is None else f"±{percent(estimate.half)}"
+
+
+def with_spread(text: str, estimate: Estimate) -> str:
+    """Return `text` followed by the estimate's half-width, if it has one."""
+    return f"{text} {spread(estimate)}".rstrip()
+
+
+def row_name(summary: Summary, row: Row) -> str:
+    """Return a row's corruption in words; its severity only where there are several."""
+    name = row.corruption.replace("_", " ")
+    return name if len(_severities(summary)) < 2 or row == summary.clean else f"{name} {row.severity}"
+
+
+def table(summary: Summary) -> Iterator[tuple[str, Sequence[Estimate | None]]]:
+    """Yield the table of accuracies line by line: a name, and one entry a column; first clean images, last the mean."""
+    for row in [*([summary.clean] if summary.clean else []), *summary.rows]:
+        yield row_name(summary, row), [column.cells.get(row) for column in summary.columns]
+    if summary.rows:
+        yield "mean", [column.mean for column in summary.columns]
+
+
+def best(estimates: Sequence[Estimate | None]) -> set[int]:
+    """Return the places of the highest mean as it is printed; several on a tie, none where there is nothing to beat."""
+    shown = {place: percent(estimate.mean) for place, estimate in enumerate(estimates) if estimate}
+    top = max(map(float, shown.values()), default=0.0)
+    return {place for place, text in shown.items() if float(text) == top} if len(shown) > 1 else set()
+
+
+def headline(summary: Summary) -> str:
+    """Return the outcome in one sentence: frozen against adapted."""
+    source, adapted = (column and column.mean for column in (summary.source, summary.adapted))
+    by = f" by {display(summary.adapted.label)}" if summary.adapted and summary.adapted.method != "cta" else ""
+    if source and adapted and summary.adapted and summary.adapted.gain:
+        return (
+            f"Frozen {percent(source.mean)} % -> adapted{by} {percent(adapted.mean)} % "
+            f"({points(summary.adapted.gain.mean)} points) without a label"
+        )
+    if source and adapted:
+        return "The frozen and the adapted model have no seed in common yet"
+    if adapted:
+        return f"Adapted{by} {percent(adapted.mean)} % without a label; the frozen model is not measured"
+    if source:
+        return f"Frozen {percent(source.mean)} %; no adapted model is measured"
+    return "No model is measured on every corruption yet"
+
+
+def leads(summary: Summary) -> str:
+    """Say how far the adapted column is ahead of each other one that is not the source, or an empty string."""
+    told = [
+        f"minus {display(column.label)} {with_spread(points(column.lead.mean), column.lead)}"
+        for column in summary.columns
+        if column.lead and column is not summary.source
+    ]
+    return f"{display(summary.adapted.label)} {', '.join(told)} points." if summary.adapted and told else ""
+
+
+def scope(summary: Summary) -> str:
+    """Return what the means are over: `mean over 9 corruptions at severity 5`."""
+    if not summary.rows:
+        return "on clean images"
+    names = list(dict.fromkeys(row.corruption for row in summary.rows))
+    over = names[0].replace("_", " ") if len(names) == 1 else f"mean over {len(names)} corruptions"
+    severities = _severities(summary)
+    return f"{over} at severit{'y' if len(severities) == 1 else 'ies'} {', '.join(map(str, severities))}"
+
+
+def sample(summary: Summary) -> str:
+    """Return how much was measured: `3 seeds, 256 images a cell`."""
+    seeds = len(summary.seeds)
+    return f"{seeds} seed{'s' * (seeds > 1)}, {summary.n:,} image{'s' * (summary.n > 1)} a cell"
+
+
+def interval(summary: Summary) -> str:
+    """Say what ± means in the table of accuracies."""
+    estimates = [estimate for column in summary.columns for estimate in (*column.cells.values(), column.mean)]
+    kinds = {estimate.over for estimate in estimates if estimate}
+    told = {
+        "seeds": "Student's t over seeds",
+        "images": "Wilson's, over the images of a single seed",
+    }
+    return f"± 95 % interval ({'; '.join(told[kind] for kind in sorted(kinds, reverse=True))})"
+
+
+def caption(summary: Summary) -> str:
+    """Say what the numbers of the table are."""
+    severities = _severities(summary)
+    where = f", severity {', '.join(map(str, severities))}" if severities else ""
+    return f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}."
+
+
+def below_source(summary: Summary) -> list[str]:
+    """Say for each column where it does worse than the frozen model."""
+    sentences = []
+    for column in summary.columns:
+        gains = {
+            "clean images" if row == summary.clean else row_name(summary, row): gain
+            for row, gain in column.row_gains.items()
+        }
+        if summary.rows and column.gain:
+            gains = {"average": column.gain} | gains
+        told = [f"{name} ({with_spread(points(gain.mean), gain)})" for name, gain in gains.items() if _is_loss(gain)]
+        if told:
+            sentences.append(f"{display(column.label)} falls below Source on {', '.join(told)}.")
+    return sentences
+
+
+def incomplete(summary: Summary) -> list[str]:
+    """Say which columns lack cells, so that no one compares their means unawares."""
+    return [
+        f"{display(label)} lacks cells of {', '.join(name.replace('_', ' ') for name in corruptions)}: "
+        "its mean is over the seeds that are complete."
+        for label, corruptions in summary.gaps.items()
+    ]
+
+
+def stream(summary: Summary) -> str:
+    """Say what every column saw."""
+    protocol = summary.columns[0].protocol
+    order = _STREAMS.get(protocol["stream"], f"in the order {protocol['stream']!r}")
+    return (
+        f"For each seed and corruption every method sees the same {summary.n:,} test images, {order}, "
+        f"in batches of {protocol['batch_size']}."
+    )
+
+
+def policy(column: Column) -> str:
+    """Say how one column learns and when it forgets."""
+    if not column.steps:
+        return "does not learn"
+    return f"{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}"
+
+
+def reset(column: Column) -> str:
+    """Say when a column returns to its source state."""
+    return _RESETS.get(column.protocol["reset"], f"reset policy {column.protocol['reset']!r}")
+
+
+def _severities(summary: Summary) -> list[int]:
+    return sorted({row.severity for row in summary.rows})
+
+
+def _is_loss(gain: Estimate) -> bool:
+    return gain.mean <= -0.0005

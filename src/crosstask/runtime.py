@@ -1,0 +1,128 @@
+"""Where and how a computation runs: device, precision, seeds, and the environment it is recorded with."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from crosstask.errors import ConfigError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: the name is no device, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} is not available here; expected auto, cpu or cuda[:index]") from error
+    return device
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Say whether the processor multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager:
+    """Return the context in which networks run: bfloat16 autocast where it is fast, else float32.
+
+    Args:
+        device: where the networks are.
+        precision: `auto`, `float32` or `bfloat16`.
+    """
+    if precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def place(module: ModuleT, device: torch.device) -> ModuleT:
+    """Move a network to `device` in the channels-last layout, which convolutions prefer."""
+    return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def to_unit_floats(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Turn uint8 images [N, C, H, W] into floats in [0, 1] on `device`, channels last."""
+    return images.to(device).to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def derive_seed(*parts: object) -> int:
+    """Mix any printable parts into one seed of 63 bits; the same parts give the same seed on every machine."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(device: torch.device, *parts: object) -> torch.Generator:
+    """Return a random generator on `device`, seeded from `parts`. Randomness is passed on, never global."""
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MiB: of the device on CUDA, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def device_name(device: torch.device) -> str:
+    """Return what stands in a record: the accelerator's name, or the processor with its thread count."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {_processor()} x{torch.get_num_threads()}"
+
+
+def environment() -> dict[str, str]:
+    """Return the versions a number was made with."""
+    names = ("crosstask", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def diagnosis() -> dict[str, str]:
+    """Return what this machine offers, as texts for a person."""
+    device = pick_device()
+    return {
+        **environment(),
+        "device": device_name(device),
+        "threads": str(torch.get_num_threads()),
+        "precision": "bfloat16 (in hardware)" if fast_bfloat16(device) else "float32 (no bfloat16 in hardware)",
+    }
+
+
+def commit() -> str | None:
+    """Return the git commit of the source tree this package runs from, with `+` when it has changes."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,56 @@
+"""Stage 2: the self-supervised encoder learns the features of the frozen supervised one. No label is looked at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crosstask import losses
+from crosstask.config import Align
+from crosstask.data.images import ImageSet
+from crosstask.nets.split import Classifier
+from crosstask.tasks import SelfSupervisedTask
+from crosstask.train.loop import Run, fit
+
+
+def align(
+    encoder: nn.Module, task: SelfSupervisedTask, teacher: Classifier, images: ImageSet, config: Align, run: Run
+) -> list[float]:
+    """Align a self-supervised encoder with a supervised one (CTA, arXiv 2507.05221); return the losses on the way.
+
+    With f the encoder, f_s and h the frozen teacher and its head, v = views of x, and p = the same crops in their
+    original colours:
+
+        contrastive * CLIP(f(v), f_s(p)) + distillation * KL(h f_s(p) || h f(v)) + self_supervised * task(f(v))
+
+    CLIP and KL are also taken on the images themselves. The encoder normalises by the batch's statistics, of views and
+    of images apart, as it will at test time; the teacher by its own running averages.
+
+    Args:
+        encoder, task: trained in place.
+        teacher: left as it is.
+        images: with labels or without.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+    """
+    teacher = teacher.eval().requires_grad_(False)
+
+    def imitation(student: Tensor, seen: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = teacher.encoder(seen)
+        contrast = losses.alignment(student, features, config.temperature)
+        divergence = losses.distillation(teacher.head(student), teacher.head(features))
+        return config.contrastive * contrast + config.distillation * divergence
+
+    def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        views, plain = task.view_pairs(x, generator)
+        features = encoder(views)
+        pairs = [*zip(features.split(len(x)), plain.split(len(x)), strict=True), (encoder(x), x)]
+        imitations = torch.stack([imitation(student, seen) for student, seen in pairs])
+        return imitations.mean() + config.self_supervised * task.loss(features)
+
+    trainee = nn.ModuleDict({"encoder": encoder, "task": task}).train()
+    history = fit(objective, trainee, images.unlabelled(), config, run)
+    trainee.eval()
+    return history

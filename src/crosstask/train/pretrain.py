@@ -1,0 +1,63 @@
+"""Stage 1: two identical encoders learn the source images, one with labels, one without."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crosstask.config import SelfSupervised, Supervised, Views
+from crosstask.data.images import ImageSet
+from crosstask.errors import DataError
+from crosstask.nets.split import Classifier
+from crosstask.tasks import SelfSupervisedTask
+from crosstask.train.loop import Run, fit
+from crosstask.views import ViewSampler
+
+
+def pretrain_supervised(classifier: Classifier, images: ImageSet, config: Supervised, run: Run) -> list[float]:
+    """Train encoder and head with cross-entropy on random resized crops and flips; return the losses on the way.
+
+    Args:
+        classifier: trained in place.
+        images: with labels.
+
+    Raises:
+        DataError: the images have no labels.
+        TrainingError: the loss is no longer finite.
+    """
+    if images.labels is None:
+        raise DataError(
+            f"supervised pretraining needs labels, and {images.name} has none; give class folders or labels"
+        )
+    sampler = ViewSampler(Views(crop=config.crop))
+
+    def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(classifier(sampler.geometric(x, generator)).float(), y)
+
+    classifier.train()
+    losses = fit(objective, classifier, images, config, run)
+    classifier.eval()
+    return losses
+
+
+def pretrain_self_supervised(
+    encoder: nn.Module, task: SelfSupervisedTask, images: ImageSet, config: SelfSupervised, run: Run
+) -> list[float]:
+    """Train an encoder with its self-supervised task; return the losses on the way. Labels are not looked at.
+
+    Args:
+        encoder, task: trained in place.
+        images: with labels or without.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+    """
+
+    def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return task(encoder, x, generator)
+
+    trainee = nn.ModuleDict({"encoder": encoder, "task": task}).train()
+    losses = fit(objective, trainee, images.unlabelled(), config, run)
+    trainee.eval()
+    return losses

@@ -1,0 +1,56 @@
+"""What the source looks like from inside: pixel statistics, batch-norm averages, and moments of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstask import runtime
+from crosstask.data.images import ImageSet
+from crosstask.train.loop import Run
+
+SAMPLE = 10_000
+"""Images that features and batch-norm averages are taken over: a seeded sample where there are more."""
+
+
+def pixel_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation per channel, two tensors [C], of pixels in [0, 1]."""
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.images.unbind(dim=1)])
+    share = counts.double() / counts.sum(dim=1, keepdim=True)
+    values = torch.arange(256, dtype=torch.double) / 255
+    mean = share @ values
+    variance = share @ values.square() - mean.square()
+    return mean.float(), variance.clamp(min=1e-6).sqrt().float()
+
+
+def feature_statistics(encoder: nn.Module, images: ImageSet, run: Run) -> dict[str, Tensor]:
+    """Return `mean` [D] and `covariance` [D, D] of the encoder's features of the images as they are, in eval mode."""
+    encoder.eval()
+    with torch.no_grad(), runtime.autocast(run.device, run.precision):
+        features = torch.cat([encoder(x).double().cpu() for x in _batches(images, run)])
+    return {"mean": features.mean(dim=0).float(), "covariance": features.T.cov().float().reshape(-1, features.shape[1])}
+
+
+def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
+    """Replace the running averages of batch norm by plain averages over batches of the images as they are."""
+    layers = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    with torch.no_grad(), runtime.autocast(run.device, run.precision):
+        for x in _batches(images, run):
+            encoder(x)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    encoder.eval()
+
+
+def _batches(images: ImageSet, run: Run, batch_size: int = 500) -> Iterator[Tensor]:
+    order = torch.randperm(len(images), generator=runtime.generator(torch.device("cpu"), run.seed, "statistics"))
+    for indices in order[:SAMPLE].split(batch_size):
+        yield runtime.to_unit_floats(images.images[indices], run.device)

@@ -1,0 +1,224 @@
+"""The whole way at small size: a recipe on generated images, from nothing to a report, killed and taken up again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosstask import checkpoint
+from crosstask.bench import records
+
+RECIPE = """
+name = "tiny"
+precision = "float32"
+[data]
+name = "{train}"
+test = "{test}"
+[supervised]
+epochs = 4
+batch_size = 32
+learning_rate = 0.05
+crop = [0.6, 1.0]
+[task]
+hidden = 16
+out = 8
+[self_supervised]
+epochs = 3
+batch_size = 32
+learning_rate = 0.05
+[align]
+epochs = 3
+batch_size = 32
+learning_rate = 0.05
+[bench]
+corruptions = ["clean", "contrast", "gaussian_noise"]
+seeds = [0, 1]
+images = 32
+batch_size = 16
+curve = [0, 1, 2]
+[bench.columns.source]
+method = "source"
+[bench.columns.ptbn]
+method = "ptbn"
+[bench.columns.tent-online]
+method = "tent"
+reset = "corruption"
+[bench.columns.cta]
+method = "cta"
+arguments = {{ steps = 2 }}
+"""
+
+
+def stripes(path: Path, count: int, seed: int) -> None:
+    """Write `count` gray images of 16 x 16 pixels: stripes of three directions, at random phases and contrasts."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    rows, columns = np.mgrid[:16, :16]
+    waves = np.stack([rows, columns, rows + columns])[labels]
+    phase = random.uniform(0, 6, (count, 1, 1))
+    clean = 0.5 + random.uniform(0.2, 0.4, (count, 1, 1)) * np.sin(waves * 1.2 + phase)
+    pixels = clean + random.normal(0, 0.05, clean.shape)
+    np.savez(path, images=(pixels.clip(0, 1) * 255).astype(np.uint8), labels=labels)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    stripes(folder / "train.npz", 240, 0)
+    stripes(folder / "test.npz", 60, 1)
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE.format(train=folder / "train.npz", test=folder / "test.npz"))
+    return path
+
+
+def crosstask(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "crosstask", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of one unbroken run."""
+    out = tmp_path_factory.mktemp("unbroken")
+    crosstask("run", recipe, "--out", out)
+    return out
+
+
+def numbers(folder: Path) -> list[tuple[object, ...]]:
+    """What must not depend on when a run was interrupted: every record's figures, without its times."""
+    found = records.read(folder / "records.jsonl")
+    return sorted((r.label, r.corruption, r.seed, r.accuracy, r.nll, r.ece, tuple(r.curve.items())) for r in found)
+
+
+def weights(folder: Path) -> dict[str, str]:
+    return {p.name: checkpoint.read_about(p)["weights_sha256"] for p in (folder / "checkpoints").iterdir()}
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    assert {p.name for p in finished.iterdir()} == {
+        "checkpoints", "config.toml", "examples.json", "log.txt", "records.jsonl", "report.html",
+    }  # fmt: skip
+    assert set(weights(finished)) == {"supervised", "self-supervised", "aligned"}
+    assert len(numbers(finished)) == 3 * 2 * 4
+    about = checkpoint.read_about(finished / "checkpoints" / "aligned")
+    assert about["parents"] == {k: v for k, v in weights(finished).items() if k != "aligned"}
+
+
+def test_the_classifier_learned_and_the_records_agree_with_a_recomputation(finished: Path) -> None:
+    import torch
+
+    from crosstask.data.images import load_images
+    from crosstask.data.streams import draw_stream
+
+    config = (finished / "config.toml").read_text()
+    test = next(line.split('"')[1] for line in config.splitlines() if line.startswith("test = "))
+    model = checkpoint.load(finished / "checkpoints" / "supervised").classifier.eval()
+    for record in records.read(finished / "records.jsonl"):
+        if record.label != "source":
+            continue
+        stream = draw_stream(load_images(test), record.corruption, 5, count=32, batch_size=16, seed=record.seed)
+        with torch.no_grad():
+            predicted = model(stream.images.images / 255).argmax(dim=1)
+        assert record.accuracy == pytest.approx((predicted == stream.images.labels).float().mean().item())
+        assert record.corruption != "clean" or record.accuracy > 0.6
+
+
+def test_a_second_run_finds_everything(finished: Path, recipe: Path) -> None:
+    before = numbers(finished), weights(finished), (finished / "records.jsonl").stat().st_mtime_ns
+    done = crosstask("run", recipe, "--out", finished)
+    assert (numbers(finished), weights(finished), (finished / "records.jsonl").stat().st_mtime_ns) == before
+    assert done.stderr.count("found") == 4
+
+
+def test_single_steps_give_what_run_gives(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    for step in ("pretrain", "align", "bench"):
+        crosstask(step, recipe, "--out", tmp_path)
+    crosstask("report", tmp_path)
+    assert numbers(tmp_path) == numbers(finished)
+    assert weights(tmp_path) == weights(finished)
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_kill_it_anywhere_and_it_ends_in_the_same_bits(recipe: Path, tmp_path: Path) -> None:
+    """`kill -9` after ever longer times, again and again, until a run gets through."""
+    longer = [f"--set={stage}.epochs=70" for stage in ("supervised", "self_supervised", "align")]
+    crosstask("run", recipe, *longer, "--out", tmp_path / "unbroken")
+    broken = tmp_path / "broken"
+    command = [sys.executable, "-m", "crosstask", "run", str(recipe), *longer, "--out", str(broken)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills, patience = 0, 2.5
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        try:
+            assert process.wait(timeout=patience) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills, patience = kills + 1, patience + 0.4
+            time.sleep(0.05)
+    assert kills >= 3
+    assert numbers(broken) == numbers(tmp_path / "unbroken")
+    assert weights(broken) == weights(tmp_path / "unbroken")
+
+
+def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path) -> None:
+    stripes(tmp_path / "own.npz", 40, 2)
+    images = np.load(tmp_path / "own.npz")["images"]
+    np.save(tmp_path / "own.npy", images)
+    out = tmp_path / "predictions.csv"
+    model = finished / "checkpoints" / "aligned"
+    done = crosstask("adapt", "--model", model, "--images", tmp_path / "own.npy", "--out", out, "--json")
+    assert json.loads(done.stdout)["images"] == 40
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert list(rows[0]) == ["file", "prediction", "label_name", "confidence", "changed"]
+    assert [row["file"] for row in rows] == [str(i) for i in range(40)]
+    assert json.loads(done.stdout)["changed"] == sum(row["changed"] == "true" for row in rows)
+    assert all(0 < float(row["confidence"]) <= 1 for row in rows)
+
+
+MISTAKES = {
+    "unknown recipe": (("run", "fashon-mnist"), "did you mean 'fashion-mnist'"),
+    "unknown key": (("run", "{recipe}", "--set", "align.epoch=2"), "did you mean 'epochs'"),
+    "two mistakes at once": (("run", "{recipe}", "--set", "align.epochs=-1", "--set", "bench.severity=9"), "2 mistake"),
+    "unknown method": (("run", "{recipe}", "--set", "bench.columns.x.method=tnet"), "did you mean 'tent'"),
+    "unknown argument": (("run", "{recipe}", "--set", "bench.columns.cta.arguments.step=3"), "did you mean 'steps'"),
+    "unknown corruption": (("run", "{recipe}", "--set", 'bench.corruptions=["fogg"]'), "did you mean 'fog'"),
+    "no such images": (("adapt", "--model", "{model}", "--images", "/nowhere/at/all"), "does not exist"),
+    "no such model": (("adapt", "--model", "/nowhere", "--images", "{own}"), "is no checkpoint"),
+    "wrong channels": (("adapt", "--model", "{model}", "--images", "{colour}"), "colour"),
+    "wrong size": (("adapt", "--model", "{model}", "--images", "{large}"), "resize"),
+    "cta on a supervised model": (("adapt", "--model", "{supervised}", "--images", "{own}"), "crosstask align"),
+    "read-only place": (("adapt", "--model", "{model}", "--images", "{own}", "--out", "/proc/p.csv"), "cannot write"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_gets_one_message_and_exit_code_2(case: str, finished: Path, recipe: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", np.zeros((4, 16, 16), np.uint8))
+    np.save(tmp_path / "colour.npy", np.zeros((4, 16, 16, 3), np.uint8))
+    np.save(tmp_path / "large.npy", np.zeros((4, 20, 20), np.uint8))
+    places = {name: tmp_path / f"{name}.npy" for name in ("own", "colour", "large")}
+    places |= {"recipe": recipe, "model": finished / "checkpoints/aligned"}
+    places |= {"supervised": finished / "checkpoints/supervised"}
+    arguments, message = MISTAKES[case]
+    before = set(tmp_path.rglob("*"))
+    command = [argument.format(**places) for argument in arguments]
+    command += ["--out", str(tmp_path / "made")] if "--out" not in command else []
+    done = crosstask(*command, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(tmp_path.rglob("*")) == before
