@@ -14,6 +14,7 @@ from crosstask.errors import StorageError
 
 _REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.ENOENT: "there is no such place and it cannot be made; choose another",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
     errno.EROFS: "the disk is read-only; choose another place",
     errno.EACCES: "permission denied; choose another place or change its permissions",

@@ -84,7 +84,8 @@ def corrupt(
     for part, index, out in zip(images.split(chunk), indices.split(chunk), corrupted.split(chunk), strict=True):
         x = part.to(device, torch.float64, memory_format=torch.contiguous_format) / 255
         if x.shape[1] == 1 and name in COLOURING:
-            x = luminance(corruption(x.expand(-1, 3, -1, -1), parameters, ImageRandom(key, index, x.device)))
+            x = corruption(x.expand(-1, 3, -1, -1), parameters, ImageRandom(key, index, x.device))
+            x = luminance(x.clamp(0, 1))
         else:
             x = corruption(x, parameters, ImageRandom(key, index, x.device))
         out.copy_(truncate(x))

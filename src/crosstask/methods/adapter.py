@@ -209,4 +209,6 @@ def _check_batch(x: Tensor, model: nn.Module) -> None:
         )
     weight = next(model.parameters(), None)
     if x.dtype == torch.float64 and weight is not None and weight.dtype != torch.float64:
-        raise AdapterError(f"expected a batch of {weight.dtype}, as the model's weights are, got {x.dtype}; x.float() will do")
+        raise AdapterError(
+            f"expected a batch of {weight.dtype}, as the model's weights are, got {x.dtype}; x.float() will do"
+        )

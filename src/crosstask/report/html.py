@@ -17,6 +17,10 @@ WIDE, NARROW = 880, 350
 """Widths in pixels that each plot is drawn for: for a desk, and for a hand."""
 
 
+_FULL_TINT = 0.1
+"""The strongest tint stands for the table's largest difference, and for ten points at least."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell of the table: text, its interval, and how strongly it is tinted (-100 loss .. 100 gain)."""
@@ -66,13 +70,14 @@ def figure(value: float) -> str:
 
 def _lines(summary: Summary) -> Iterator[Line]:
     """Yield the whole table: clean images, corruptions, their mean, and what the mean is to be compared with."""
-    scale = max((abs(_tint(summary, column, row)) for column in summary.columns for row in column.cells), default=0)
+    tints = [abs(_tint(summary, column, row)) for column in summary.columns for row in column.cells]
+    scale = max(_FULL_TINT, *tints)
     for row in [*([summary.clean] if summary.clean else []), *summary.rows]:
         kind = "clean" if row == summary.clean else "row"
         cells = [column.cells.get(row) for column in summary.columns]
-        heats = [round(100 * _tint(summary, column, row) / (scale or 1)) for column in summary.columns]
+        heats = [round(100 * _tint(summary, column, row) / scale) for column in summary.columns]
         yield Line(name=words.row_name(summary, row), kind=kind, cells=_cells(cells, heats))
-    if summary.rows:
+    if len(summary.rows) > 1:
         yield Line(name="mean", kind="mean", cells=_cells([column.mean for column in summary.columns]))
     yield from _foot(summary)
 

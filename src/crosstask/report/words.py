@@ -67,7 +67,7 @@ def table(summary: Summary) -> Iterator[tuple[str, Sequence[Estimate | None]]]:
     """Yield the table of accuracies line by line: a name, and one entry a column; first clean images, last the mean."""
     for row in [*([summary.clean] if summary.clean else []), *summary.rows]:
         yield row_name(summary, row), [column.cells.get(row) for column in summary.columns]
-    if summary.rows:
+    if len(summary.rows) > 1:
         yield "mean", [column.mean for column in summary.columns]
 
 
@@ -91,6 +91,9 @@ def headline(summary: Summary) -> str:
         return "The frozen and the adapted model have no seed in common yet"
     if adapted:
         return f"Adapted{by} {percent(adapted.mean)} % without a label; the frozen model is not measured"
+    if source and summary.adapted:
+        name = display(summary.adapted.label)
+        return f"Frozen {percent(source.mean)} %; {name} is not measured on every corruption yet"
     if source:
         return f"Frozen {percent(source.mean)} %; no adapted model is measured"
     return "No model is measured on every corruption yet"
@@ -158,11 +161,13 @@ def below_source(summary: Summary) -> list[str]:
 
 def incomplete(summary: Summary) -> list[str]:
     """Say which columns lack cells, so that no one compares their means unawares."""
-    return [
-        f"{display(label)} lacks cells of {', '.join(name.replace('_', ' ') for name in corruptions)}: "
-        "its mean is over the seeds that are complete."
-        for label, corruptions in summary.gaps.items()
-    ]
+    sentences = []
+    for column in summary.columns:
+        names = [name.replace("_", " ") for name in summary.gaps.get(column.label, ())]
+        mean = "its mean is over the seeds that are complete" if column.mean else "it has no mean yet"
+        if names:
+            sentences.append(f"{display(column.label)} lacks cells of {', '.join(names)}: {mean}.")
+    return sentences
 
 
 def stream(summary: Summary) -> str:

@@ -1,0 +1,434 @@
+"""One contract for all methods; and for each of its clauses an adapter that breaks it, which the check must notice."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from crosstask import losses, testing
+from crosstask.errors import AdapterError, CheckpointError, ConfigError, UnknownName
+from crosstask.methods import METHODS, PTBN, Adapter, Source, Tent, make_adapter
+from crosstask.methods.adapter import Descent
+from crosstask.methods.batchnorm import norm_parameters
+from crosstask.testing import CLAUSES, check_adapter
+
+NETS = {"gray": (1, "batch"), "colour": (3, "batch"), "group norm": (3, "group")}
+
+
+def few_steps(method: str) -> dict[str, int]:
+    return {"steps": 2} if "steps" in METHODS[method].defaults else {}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_the_contract(tiny, method, net):
+    channels, norm = NETS[net]
+    checkpoint = tiny.checkpoint(channels, norm)
+    if norm == "group" and method == "ptbn":
+        with pytest.raises(AdapterError, match=r"batch-norm layers and found only .*GroupNorm"):
+            make_adapter(method, checkpoint)
+        return
+    caller, x = nn.ModuleList([checkpoint.encoder, checkpoint.head, checkpoint.task]), tiny.images(4, channels)
+    if net == "colour":
+        caller.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+    check_adapter(lambda: make_adapter(method, checkpoint, **few_steps(method)), x, model=caller)
+
+
+@pytest.mark.parametrize("policy", ["source", "mixed"])
+@pytest.mark.parametrize("method", [name for name in METHODS if "batch_norm" in METHODS[name].defaults])
+def test_every_policy_keeps_the_contract(tiny, method, policy):
+    checkpoint = tiny.checkpoint()
+    caller = nn.ModuleList([checkpoint.encoder, checkpoint.head, checkpoint.task])
+    arguments = {"batch_norm": policy, **few_steps(method)}
+    check_adapter(lambda: make_adapter(method, checkpoint, **arguments), tiny.images(4), model=caller)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_frozen_model_in_mixed_modes_stays_so_and_changes_nothing(tiny, method):
+    checkpoint = tiny.checkpoint()
+    expected = make_adapter(method, checkpoint, **few_steps(method))(tiny.images())
+    checkpoint.encoder.requires_grad_(False).norm1.eval()
+    checkpoint.task.train().projector.eval()
+    assert torch.equal(make_adapter(method, checkpoint, **few_steps(method))(tiny.images()), expected)
+    assert checkpoint.encoder.training and not checkpoint.encoder.norm1.training
+    assert checkpoint.task.training and not checkpoint.task.projector.training
+    assert not any(parameter.requires_grad for parameter in checkpoint.encoder.parameters())
+
+
+def test_the_table_answers_mistakes(tiny):
+    checkpoint = tiny.checkpoint()
+    with pytest.raises(UnknownName, match="unknown method 'tnt'; did you mean 'tent'"):
+        make_adapter("tnt", checkpoint)
+    with pytest.raises(ConfigError, match="no argument 'step'; did you mean 'steps'"):
+        make_adapter("cta", checkpoint, step=3)
+    with pytest.raises(ConfigError, match="steps must be 0 or more, got -1"):
+        make_adapter("cta", checkpoint, steps=-1)
+    with pytest.raises(UnknownName, match="batch-norm policy 'bacth'; did you mean 'batch'"):
+        make_adapter("tent", checkpoint, batch_norm="bacth")
+    with pytest.raises(ConfigError, match=r"must lie in \[0, 1\], got 1.5"):
+        make_adapter("ptbn", checkpoint, batch_norm="mixed", batch_share=1.5)
+    supervised = {"kind": "supervised", "task": None, "task_config": None}
+    with pytest.raises(AdapterError, match="cta needs an aligned checkpoint and this one is supervised"):
+        make_adapter("cta", _changed(checkpoint, **supervised))
+    with pytest.raises(CheckpointError, match="no classifier"):
+        make_adapter("source", _changed(checkpoint, head=None))
+
+
+def _changed(checkpoint, **fields):
+    return type(checkpoint)(**{name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__} | fields)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_table_describes_every_method(method):
+    row = METHODS[method]
+    assert method == method.lower() and row.summary.endswith(".") and row.moves and row.cost and row.paper
+
+
+class Learner(Adapter):
+    """A sound adapter: entropy on noisy images. The ones below each have one flaw."""
+
+    def __init__(self, model, steps=2):
+        super().__init__(model, steps=steps, batch_norm="batch")
+        self.prepare(model)
+        self.descent = Descent(torch.optim.SGD(self.begin(self.moving()), lr=0.05, momentum=0.9))
+
+    def prepare(self, model):
+        """Nothing more to do."""
+
+    def moving(self):
+        return norm_parameters(self.model)
+
+    def loss(self, x, generator):
+        return losses.entropy(self.model(x + 0.1 * torch.randn(x.shape, generator=generator)))
+
+    def update(self, x, generator):
+        self.descent(self.loss(x, generator))
+
+
+class Careless(Learner):
+    """Loops over the updates without any of the base's precautions."""
+
+    def curve(self, x, at):
+        logits = {}
+        for step in range(max(at) + 1):
+            if step in at:
+                with torch.no_grad():
+                    logits[step] = self.predict(x)
+            if step < max(at):
+                self.update(x, torch.Generator().manual_seed(self.batches_seen))
+        self.batches_seen += 1
+        return logits
+
+
+class MovesKernelsCarelessly(Careless):
+    def moving(self):
+        return [name for name, parameter in self.model.named_parameters() if parameter.ndim > 1]
+
+
+class Transposes(Learner):
+    def predict(self, x):
+        return self.model(x).T
+
+
+class AnswersNotANumber(Learner):
+    def predict(self, x):
+        return self.model(x) * torch.nan
+
+
+class LeavesTheGraph(Learner):
+    def predict(self, x):
+        with torch.enable_grad():
+            return self.model(x)
+
+
+class WritesIntoTheBatch(Learner):
+    def predict(self, x):
+        return self.model(x.mul_(0.5))
+
+
+class AdaptsTheCallersModel(Learner):
+    def prepare(self, model):
+        self.model = model.requires_grad_(False)
+
+
+class SwitchesTheCallersModel(Learner):
+    def prepare(self, model):
+        model.eval()
+
+
+class FreezesTheCallersModel(Learner):
+    def prepare(self, model):
+        model.requires_grad_(False)
+
+
+class KeepsMomentum(Learner):
+    def reset(self):
+        kept = copy.deepcopy(self.descent.optimiser.state_dict())
+        super().reset()
+        self.descent.optimiser.load_state_dict(kept)
+
+
+class KeepsCounting(Learner):
+    def reset(self):
+        seen = self.batches_seen
+        super().reset()
+        self.batches_seen = seen
+
+
+class KeepsWeights(Learner):
+    def reset(self):
+        self.descent.forget()
+        self.batches_seen = 0
+
+
+class KeepsAHiddenTensor(Learner):
+    mean = 0.0
+
+    def predict(self, x):
+        logits = self.model(x)
+        self.mean = 0.9 * self.mean + 0.1 * logits.mean(dim=0)
+        return logits - self.mean
+
+
+class MovesMoreThanItSays(Learner):
+    def update(self, x, generator):
+        super().update(x, generator)
+        self.model.head.bias.data.add_(0.01)
+
+
+class MovesRunningStatistics(Learner):
+    """Batch statistics by train mode, as many published adapters do it."""
+
+    def prepare(self, model):
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    def predict(self, x):
+        return self.model.train()(x)
+
+
+class NamesWhatIsNot(Learner):
+    def __init__(self, model):
+        super().__init__(model)
+        self.adapted_names = [*self.adapted_names, "encoder.norm9.weight"]
+
+
+class LearnsNothing(Learner):
+    def update(self, x, generator):
+        self.loss(x, generator)
+
+
+class SavesNoCount(Learner):
+    def get_extra_state(self):
+        return {"batches_seen": 0}
+
+
+class SavesNoMomentum(Learner):
+    def __init__(self, model):
+        super().__init__(model)
+        self.descent.get_extra_state = lambda: {"optimiser": self._untouched, "refused": 0}
+        self._untouched = copy.deepcopy(self.descent.optimiser.state_dict())
+
+
+class SavesCode(Learner):
+    def get_extra_state(self):
+        return {"batches_seen": self.batches_seen, "loss": losses.entropy}
+
+
+class LoadsByReference(Learner):
+    def __init__(self, model):
+        super().__init__(model)
+        self.descent.set_extra_state = lambda state: self.descent.optimiser.load_state_dict(state["optimiser"])
+
+
+class FollowsTheMode(Learner):
+    def prepare(self, model):
+        self.model.head = nn.Sequential(self.model.head, nn.Dropout(0.5))
+
+    def train(self, mode=True):
+        return nn.Module.train(self, mode)
+
+
+class FollowsTheCallersMode(Learner):
+    def prepare(self, model):
+        self.training_at_the_callers = model.training
+
+    def predict(self, x):
+        return self.model(x) * (2 if self.training_at_the_callers else 1)
+
+
+class OverflowsInBfloat16(Learner):
+    def predict(self, x):
+        logits = self.model(x)
+        return logits * (torch.inf if logits.dtype == torch.bfloat16 else 1)
+
+
+class DriftsInBfloat16(Learner):
+    def predict(self, x):
+        logits = self.model(x)
+        return logits * (1.5 if logits.dtype == torch.bfloat16 else 1)
+
+
+class SqueezesTheBatch(Learner):
+    def predict(self, x):
+        return self.model(x).squeeze()
+
+
+class DividesByTheDeviation(Learner):
+    def predict(self, x):
+        logits = self.model(x)
+        return logits / (logits - logits.mean(dim=0)).square().mean()
+
+
+class IgnoresInferenceMode(Learner):
+    def curve(self, x, at):
+        with torch.inference_mode(False):
+            return super().curve(x.clone(), at)
+
+
+class HelpsNobody(Learner):
+    def curve(self, x, at):
+        if torch.is_inference_mode_enabled():
+            raise AdapterError("no")
+        return super().curve(x, at)
+
+
+class TakesAnything(Learner):
+    def curve(self, x, at):
+        return super().curve(x.float(), at)
+
+
+class TrustsTheLoss(Learner):
+    def update(self, x, generator):
+        self.descent.optimiser.zero_grad()
+        self.loss(x, generator).backward()
+        self.descent.optimiser.step()
+
+
+class GivesUpForGood(Learner):
+    def update(self, x, generator):
+        self.sick = getattr(self, "sick", False) or not bool(x.isfinite().all())
+        if not self.sick:
+            super().update(x, generator)
+
+
+class TakesOneMoreStep(Learner):
+    def forward(self, x):
+        return self.curve(x, (self.steps, self.steps + 1))[self.steps]
+
+
+class SkipsPoints(Learner):
+    def curve(self, x, at):
+        return super().curve(x, (max(at),)) if at else super().curve(x, at)
+
+
+class SharesAClosure(Learner):
+    def __init__(self, model):
+        super().__init__(model)
+        self.step = lambda loss: self.descent(loss)
+
+    def update(self, x, generator):
+        self.step(self.loss(x, generator))
+
+
+class DrawsFromTheGlobalState(Learner):
+    def loss(self, x, generator):
+        return losses.entropy(self.model(x + 0.1 * torch.randn(x.shape)))
+
+
+BREAKS = {
+    Transposes: "logits",
+    AnswersNotANumber: "logits",
+    LeavesTheGraph: "logits",
+    WritesIntoTheBatch: "logits",
+    AdaptsTheCallersModel: "caller's model",
+    SwitchesTheCallersModel: "caller's model",
+    FreezesTheCallersModel: "caller's model",
+    KeepsMomentum: "reset",
+    KeepsCounting: "reset",
+    KeepsWeights: "reset",
+    KeepsAHiddenTensor: "reset",
+    MovesMoreThanItSays: "adapted_names",
+    MovesRunningStatistics: "adapted_names",
+    NamesWhatIsNot: "adapted_names",
+    LearnsNothing: "adapted_names",
+    SavesNoCount: "state_dict",
+    SavesNoMomentum: "state_dict",
+    SavesCode: "state_dict",
+    LoadsByReference: "state_dict",
+    FollowsTheMode: "train and eval mode",
+    FollowsTheCallersMode: "train and eval mode",
+    Careless: "no_grad",
+    OverflowsInBfloat16: "autocast",
+    DriftsInBfloat16: "autocast",
+    MovesKernelsCarelessly: "autocast cache",
+    SqueezesTheBatch: "batch sizes",
+    DividesByTheDeviation: "batch sizes",
+    IgnoresInferenceMode: "inference_mode",
+    HelpsNobody: "inference_mode",
+    TakesAnything: "wrong input",
+    TrustsTheLoss: "non-finite loss",
+    GivesUpForGood: "non-finite loss",
+    TakesOneMoreStep: "curve",
+    SkipsPoints: "curve",
+    SharesAClosure: "deepcopy",
+    DrawsFromTheGlobalState: "random state",
+}
+
+
+def broken_clauses(factory, example, model=None):
+    """Return the names of the clauses that `check_adapter` reports."""
+    with pytest.raises(AdapterError, match="of the adapter contract broken") as caught:
+        check_adapter(factory, example, model=model)
+    lines = str(caught.value).splitlines()
+    names = [re.match(r"  ([^:]+): \S", line) for line in lines[1:]]
+    return [match[1] for match in names if match]
+
+
+def test_the_sound_adapter_passes(tiny):
+    model = tiny.classifier()
+    check_adapter(lambda: Learner(model), tiny.images(), model=model)
+
+
+@pytest.mark.parametrize(("flawed", "clause"), BREAKS.items(), ids=lambda value: getattr(value, "__name__", None))
+def test_a_flawed_adapter_breaks_its_clause(tiny, monkeypatch, flawed, clause):
+    monkeypatch.setattr(testing, "CLAUSES", {clause: CLAUSES[clause]})
+    model = tiny.classifier()
+    assert broken_clauses(lambda: flawed(model), tiny.images(4), model) == [clause]
+
+
+def test_every_clause_can_fail():
+    assert set(BREAKS.values()) == set(CLAUSES)
+
+
+def test_a_factory_returns_the_same_adapter_anew(tiny):
+    model, adapter, seeds = tiny.classifier(), Source(tiny.classifier()), iter(range(9))
+    assert broken_clauses(lambda: adapter, tiny.images()) == ["factory"]
+    assert broken_clauses(lambda: model, tiny.images()) == ["factory"]
+    assert broken_clauses(lambda: Source(tiny.classifier(seed=next(seeds))), tiny.images()) == ["factory"]
+
+
+def test_all_broken_clauses_are_named_at_once(tiny):
+    class Both(DrawsFromTheGlobalState, Transposes):
+        pass
+
+    assert {"logits", "random state"} <= set(broken_clauses(lambda: Both(tiny.classifier()), tiny.images()))
+
+
+@pytest.mark.parametrize("example", [torch.rand(3, 1, 12, 12), torch.rand(6, 12, 12), torch.ones(6, 1, 12, 12).int()])
+def test_an_example_has_to_be_a_batch(tiny, example):
+    with pytest.raises(ConfigError, match=r"float example \[B, C, H, W\] with B >= 4"):
+        check_adapter(lambda: Source(tiny.classifier()), example)
+
+
+def test_no_norm_layer_is_an_error_that_lists_what_there_is():
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    with pytest.raises(AdapterError, match=r"nothing to adapt: .* among Flatten, Linear, Sequential"):
+        Tent(plain)
+    with pytest.raises(AdapterError, match=r"found only Flatten, Linear, Sequential"):
+        PTBN(plain)
+    check_adapter(lambda: Source(plain), torch.rand(4, 1, 12, 12, generator=torch.Generator().manual_seed(0)))
