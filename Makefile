@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-fast check bench clean
+.PHONY: help demo test test-fast check bench tables clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -29,6 +29,9 @@ check: $(READY)  ## Lint, format and types
 
 bench: $(READY)  ## What an adaptation step costs beside a bare training step
 	$(BIN)/python -m crosstask.bench.cost
+
+tables: $(READY)  ## Write the tables of README.md anew from results/
+	$(BIN)/python tools/tables.py
 
 clean:  ## Remove the environment and everything made
 	rm -rf .venv out

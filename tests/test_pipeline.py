@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,15 @@ def test_a_second_run_finds_everything(finished: Path, recipe: Path) -> None:
     assert done.stderr.count("found") == 4
 
 
+def test_records_of_other_settings_are_set_aside_not_mixed(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    crosstask("run", recipe, "--out", tmp_path / "run", "--set", "bench.columns.cta.arguments.steps=1")
+    kept = records.read(tmp_path / "run" / "records.jsonl")
+    assert {r.steps for r in kept if r.label == "cta"} == {1}
+    aside = records.read(tmp_path / "run" / "superseded.jsonl")
+    assert {(r.label, r.steps) for r in aside} == {("cta", 2)}
+
+
 def test_single_steps_give_what_run_gives(finished: Path, recipe: Path, tmp_path: Path) -> None:
     for step in ("pretrain", "align", "bench"):
         crosstask(step, recipe, "--out", tmp_path)
@@ -196,6 +206,11 @@ MISTAKES = {
     "unknown method": (("run", "{recipe}", "--set", "bench.columns.x.method=tnet"), "did you mean 'tent'"),
     "unknown argument": (("run", "{recipe}", "--set", "bench.columns.cta.arguments.step=3"), "did you mean 'steps'"),
     "unknown corruption": (("run", "{recipe}", "--set", 'bench.corruptions=["fogg"]'), "did you mean 'fog'"),
+    "unknown task": (("run", "{recipe}", "--set", "task.name=simclrr"), "did you mean 'simclr'"),
+    "unknown encoder": (("run", "{recipe}", "--set", "encoder=resnet81"), "did you mean 'resnet18'"),
+    "unknown device": (("run", "{recipe}", "--set", "device=tpu"), "not available"),
+    "too many images": (("run", "{recipe}", "--set", "bench.images=100"), "has 60"),
+    "no training images": (("run", "{recipe}", "--set", "data.name=/nowhere/at/all"), "does not exist"),
     "no such images": (("adapt", "--model", "{model}", "--images", "/nowhere/at/all"), "does not exist"),
     "no such model": (("adapt", "--model", "/nowhere", "--images", "{own}"), "is no checkpoint"),
     "wrong channels": (("adapt", "--model", "{model}", "--images", "{colour}"), "colour"),

@@ -59,8 +59,8 @@ def pretrain(
         raise ConfigError(f"--only takes {' or '.join(stages)}, got {only!r}")
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
+        images = pipeline.source_images(experiment.recipe, narrator.say)
         experiment.open()
-        images = pipeline.source_images(experiment.recipe, experiment.say)
         for name, stage in stages.items():
             if only in (None, name):
                 stage(experiment, images)
@@ -83,8 +83,8 @@ def align(
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         teacher = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
         student = checkpoint.load(self_supervised or experiment.path(pipeline.SELF_SUPERVISED))
+        images = pipeline.source_images(experiment.recipe, narrator.say)
         experiment.open()
-        images = pipeline.source_images(experiment.recipe, experiment.say)
         pipeline.align_stage(experiment, images, teacher, student)
     print(experiment.path(pipeline.ALIGNED))
 
@@ -105,8 +105,9 @@ def bench(
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         source = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
         twin = checkpoint.load(aligned or experiment.path(pipeline.ALIGNED))
+        images = pipeline.target_images(experiment.recipe, narrator.say)
         experiment.open()
-        pipeline.bench_stage(experiment, pipeline.target_images(experiment.recipe, experiment.say), source, twin)
+        pipeline.bench_stage(experiment, images, source, twin)
     print(experiment.folder / "records.jsonl")
 
 

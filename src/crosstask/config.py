@@ -117,7 +117,7 @@ class Align(Optimisation):
     """Temperature of the contrastive alignment loss."""
     contrastive: NotNegative = 1.0
     """Weight of the contrastive alignment loss."""
-    distillation: NotNegative = 0.5
+    distillation: NotNegative = 2.0
     """Weight of the divergence between the frozen head's outputs on both features."""
     self_supervised: NotNegative = 0.5
     """Weight of the self-supervised loss, kept so that the projector stays valid for the moving encoder."""

@@ -24,11 +24,11 @@ from crosstask.bench.grid import Grid, cells, check, measure, missing, work
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Recipe
 from crosstask.data.images import ImageSet, load_images
-from crosstask.errors import CheckpointError
+from crosstask.errors import CheckpointError, UnknownName
 from crosstask.files import storage_errors, write_text
-from crosstask.nets.encoders import ResNet, initialise, make_encoder
+from crosstask.nets.encoders import ENCODERS, ResNet, initialise, make_encoder
 from crosstask.nets.split import Classifier
-from crosstask.tasks import make_task
+from crosstask.tasks import TASKS, make_task
 from crosstask.train.align import align
 from crosstask.train.loop import Run
 from crosstask.train.pretrain import pretrain_self_supervised, pretrain_supervised
@@ -65,6 +65,15 @@ class Experiment:
     folder: Path
     command: str
     narrator: Narrator = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("encoder", self.recipe.encoder, ENCODERS),
+            ("self-supervised task", self.recipe.task.name, TASKS),
+        ):
+            if name not in known:
+                raise UnknownName(kind, name, known)
+        runtime.pick_device(self.recipe.device)
 
     @property
     def device(self) -> torch.device:
@@ -269,10 +278,10 @@ def report_stage(experiment: Experiment) -> Path:
 
 def run_recipe(experiment: Experiment) -> Path:
     """Run all stages of a recipe and return the path of the report. Whatever is finished is found, not made again."""
-    check(experiment.recipe.bench)
+    source = source_images(experiment.recipe, experiment.narrator.say)
+    target = target_images(experiment.recipe, experiment.narrator.say)
+    check(experiment.recipe.bench, target)
     experiment.open()
-    source = source_images(experiment.recipe, experiment.say)
-    target = target_images(experiment.recipe, experiment.say)
     supervised = supervised_stage(experiment, source)
     self_supervised = self_supervised_stage(experiment, source)
     aligned = align_stage(experiment, source, supervised, self_supervised)

@@ -361,10 +361,12 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _looks(model: nn.Module) -> dict[str, Any]:
     """Return everything about a model that its owner would not like to see changed."""
-    looks: dict[str, Any] = {f"{name or 'its'} (mode)": module.training for name, module in model.named_modules()}
+    looks: dict[str, Any] = {
+        f"the mode of {name or 'its root'}": module.training for name, module in model.named_modules()
+    }
     for name, parameter in model.named_parameters():
-        looks[f"{name} (requires_grad)"] = parameter.requires_grad
-        looks[f"{name} (grad)"] = None if parameter.grad is None else parameter.grad.clone()
+        looks[f"requires_grad of {name}"] = parameter.requires_grad
+        looks[f"the gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
     return looks | _tensors(model)
 
 

@@ -1,7 +1,7 @@
 """`make bench`: what one adaptation step of CTA costs beside a bare training step of the same encoder.
 
-The bare step is forward, backward and SGD update on as many images as CTA has views. Both are timed in turns in one run,
-so that a busy machine slows both; the figure is the median of the ratios of neighbours.
+The bare step is forward, backward and SGD update on as many images as CTA has views. Both are timed in turns in one
+run, so that a busy machine slows both; the figure is the median of the ratios of neighbours.
 """
 
 from __future__ import annotations

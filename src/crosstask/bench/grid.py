@@ -19,7 +19,7 @@ from crosstask.config import Bench, Column, digest
 from crosstask.data.corruptions import available
 from crosstask.data.images import ImageSet
 from crosstask.data.streams import CLEAN, Stream, draw_stream
-from crosstask.errors import ConfigError, UnknownName
+from crosstask.errors import ConfigError, DataError, UnknownName
 from crosstask.methods import Adapter, Source, check_arguments, find, make_adapter
 
 
@@ -65,8 +65,12 @@ class Measured:
     example: dict[str, Any] | None
 
 
-def check(bench: Bench) -> None:
-    """Raise for unknown methods, arguments and corruptions before anything long begins."""
+def check(bench: Bench, images: ImageSet) -> None:
+    """Raise for unknown methods, arguments and corruptions, and for unfit images, before anything long begins."""
+    if images.labels is None:
+        raise DataError(f"a benchmark needs labelled test images, and {images.name} has no labels; see `crosstask adapt`")
+    if bench.images > len(images):
+        raise ConfigError(f"bench.images asks for {bench.images} images a cell, and {images.name} has {len(images)}")
     for column in bench.columns.values():
         check_arguments(column.method, column.arguments)
     if "source" not in {column.method for column in bench.columns.values()}:
@@ -78,7 +82,7 @@ def check(bench: Bench) -> None:
 
 def cells(grid: Grid) -> list[Cell]:
     """List all cells; the columns of one (seed, corruption) stand together."""
-    check(grid.bench)
+    check(grid.bench, grid.images)
     return [
         _cell(grid, label, column, corruption, seed)
         for seed in grid.bench.seeds
@@ -88,9 +92,19 @@ def cells(grid: Grid) -> list[Cell]:
 
 
 def missing(grid: Grid, path: Path) -> list[Cell]:
-    """List the cells that have no record in the file at `path` yet."""
-    found = {record.key for record in records.read(path)} if path.exists() else set()
-    return [cell for cell in cells(grid) if cell.key not in found]
+    """List the cells that have no record in the file at `path` yet.
+
+    Records of other cells, as after a change of settings, are first moved to `superseded.jsonl` beside it.
+    """
+    wanted = cells(grid)
+    found = records.read(path) if path.exists() else []
+    keys = {cell.key for cell in wanted}
+    if any(record.key not in keys for record in found):
+        for record in found:
+            if record.key not in keys:
+                records.append(path.with_name("superseded.jsonl"), record)
+        records.replace(path, [record for record in found if record.key in keys])
+    return [cell for cell in wanted if cell.key not in {record.key for record in found}]
 
 
 def work(cell: Cell) -> int:

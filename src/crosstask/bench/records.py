@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from crosstask.errors import DataError
-from crosstask.files import storage_errors
+from crosstask.files import storage_errors, written_whole
 
 FORMAT = 1
 CLEAN = "clean"
@@ -138,6 +139,16 @@ def read(path: Path) -> list[Record]:
         raise DataError(f"cannot read records from {path}: {error.strerror}") from error
     lines = content.split(b"\n")[:-1]
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def replace(path: Path, records: Iterable[Record]) -> None:
+    """Write a file that holds these records alone, in one step.
+
+    Raises:
+        StorageError: the disk refuses; the file is as it was.
+    """
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(b"".join(_line(record) for record in records))
 
 
 def _line(record: Record) -> bytes:
