@@ -264,16 +264,28 @@ def test_two_classes_and_a_head_of_several_layers(tiny, classes):
 
 def test_a_projector_with_batch_norm_follows_the_policy_too(tiny):
     checkpoint, x = tiny.checkpoint(), tiny.images()
+    features = torch.randn(12, 12, generator=torch.Generator().manual_seed(0))
     task = copy.deepcopy(checkpoint.task)
     task.projector.insert(1, tiny.shaken(nn.BatchNorm1d(16), seed=4))
-    answers = {}
-    for policy in ("source", "batch"):
+    norm_as_trained = {"source": copy.deepcopy(task.projector).eval(), "batch": copy.deepcopy(task.projector).train()}
+    task.projector.append(nn.Dropout(0.5))
+    for policy, projector in norm_as_trained.items():
+        answers = []
         for mode in (True, False):
             adapter = CTA(checkpoint.classifier, task.train(mode), steps=2, batch_norm=policy).train(mode)
-            answers[policy, mode] = adapter(x)
+            close(adapter.task.projector(features), projector(features))
+            answers.append(adapter(x))
             assert torch.equal(adapter.task.projector[1].running_mean, task.projector[1].running_mean)
-        assert torch.equal(answers[policy, True], answers[policy, False])
-    assert not torch.equal(answers["source", True], answers["batch", True])
+        assert torch.equal(*answers)
+
+
+def test_gradients_are_taken_for_what_moves_alone(tiny):
+    checkpoint, x = tiny.checkpoint(), tiny.images()
+    for adapter in (Tent(checkpoint.classifier), CTA(checkpoint.classifier, checkpoint.task, steps=2)):
+        adapter(x)
+        moving = {name for name, parameter in adapter.named_parameters() if parameter.requires_grad}
+        assert moving == {f"model.{name}" for name in adapter.adapted_names}
+        assert all(parameter.grad is None for parameter in adapter.parameters())
 
 
 # A toy world of four textures, and a shift: the pass mark is beating the model that does not adapt.

@@ -131,6 +131,11 @@ def with_mlp() -> nn.Sequential:
     return nn.Sequential(body, nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)))
 
 
+def on_pixels() -> nn.Sequential:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Conv2d(1, 8, 3), head)
+
+
 SPLITS = {
     "the last linear layer": (sequential, None, nn.Linear, 8),
     "a layer by its number": (sequential, "4", nn.Linear, 8),
@@ -194,6 +199,7 @@ def test_an_unknown_head_is_guessed():
         (with_mlp, "1.0"),  # goes on after this layer, with another width
         (sequential, "1"),  # goes on after this layer
         (Nested, "body.0"),  # ends elsewhere
+        (on_pixels, "1"),  # the head reads pixels, not features [B, D]
     ],
 )
 def test_something_after_the_head_is_an_error(make, head):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosstask import checkpoint
+from crosstask import checkpoint, cli
 from crosstask.bench import records
 
 RECIPE = """
@@ -221,7 +221,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_gets_one_message_and_exit_code_2(case: str, finished: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_mistake_gets_one_message_and_exit_code_2(
+    case: str, finished: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     np.save(tmp_path / "own.npy", np.zeros((4, 16, 16), np.uint8))
     np.save(tmp_path / "colour.npy", np.zeros((4, 16, 16, 3), np.uint8))
     np.save(tmp_path / "large.npy", np.zeros((4, 20, 20), np.uint8))
@@ -232,8 +235,16 @@ def test_a_mistake_gets_one_message_and_exit_code_2(case: str, finished: Path, r
     before = set(tmp_path.rglob("*"))
     command = [argument.format(**places) for argument in arguments]
     command += ["--out", str(tmp_path / "made")] if "--out" not in command else []
-    done = crosstask(*command, check=False)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["crosstask", *command])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_the_command_itself_prints_no_traceback() -> None:
+    done = crosstask("run", "fashon-mnist", check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

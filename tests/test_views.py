@@ -82,6 +82,12 @@ def test_a_flip_is_a_flip(channels):
     torch.testing.assert_close(sampler(flip=1.0)(x, seeded()), torch.flip(x, dims=(3,)), rtol=0, atol=1e-5)
 
 
+def test_a_flip_comes_after_the_crop():
+    x = pixels(4, 1, 19, 32)
+    flipped, plain = (sampler(crop=(0.2, 0.6), flip=flip)(x, seeded()) for flip in (1.0, 0.0))
+    torch.testing.assert_close(flipped, plain.flip(3), rtol=0, atol=1e-5)
+
+
 def test_half_the_images_flip():
     x = pixels(400, 1, 16, 16)
     view = sampler(flip=0.5)(x, seeded())

@@ -48,8 +48,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -67,12 +66,19 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
             if path.exists():
                 path.rename(replaced)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(path)
+                raise
+            shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,3 +94,8 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -201,13 +201,13 @@ def _autocast(case: _Case) -> None:
 
 def _autocast_cache(case: _Case) -> None:
     """One autocast context around many updates gives what fresh ones give: its copies of weights must not go stale."""
-    points = (0, 1, 2)
+    points = ((0, 1, 2), (2,), (1, 3))
     with _bfloat16(case):
         adapter = case.factory()
-        held = [adapter.curve(x, points) for x in case.batches]
+        held = [adapter.curve(x, at) for x, at in zip(case.batches, points, strict=True)]
     with _bfloat16(case):
         adapter = _clearing(case.factory())
-        fresh = [adapter.curve(x, points) for x in case.batches]
+        fresh = [adapter.curve(x, at) for x, at in zip(case.batches, points, strict=True)]
     _expect_same(fresh, held, "autocast's cached weights went stale: (batch.updates) {} is another answer")
 
 

@@ -68,7 +68,7 @@ class Measured:
 def check(bench: Bench, images: ImageSet) -> None:
     """Raise for unknown methods, arguments and corruptions, and for unfit images, before anything long begins."""
     if images.labels is None:
-        raise DataError(f"a benchmark needs labelled test images, and {images.name} has no labels; see `crosstask adapt`")
+        raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     if bench.images > len(images):
         raise ConfigError(f"bench.images asks for {bench.images} images a cell, and {images.name} has {len(images)}")
     for column in bench.columns.values():
