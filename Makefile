@@ -16,11 +16,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Pretrain, align and adapt on Fashion-MNIST; ends with a table and out/fashion-mnist/report.html
 	$(BIN)/crosstask run fashion-mnist
 
-test: $(READY)  ## All tests, about four minutes
-	$(BIN)/python -m pytest
+test: $(READY)  ## All tests, about two minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## The tests of about a minute
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff check src tests

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickletools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from crosstask import checkpoint as checkpoints
+from crosstask import runtime
 from crosstask.checkpoint import ABOUT, FORMAT, WEIGHTS, load, save
-from crosstask.errors import CheckpointError
+from crosstask.errors import CheckpointError, StorageError
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import make_encoder
 from crosstask.tasks import SimCLR, make_task
@@ -250,3 +252,9 @@ def test_adapters_keep_away_from_the_checkpoint_they_come_from(small, tiny, tmp_
     adapter = make_adapter("cta", found, steps=1)
     adapter(tiny.images(channels=1))
     assert same_weights(found.encoder, small.encoder) and not same_weights(adapter.model.encoder, small.encoder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named_as_such() -> None:
+    with pytest.raises(StorageError, match="free some space"):
+        runtime.save_tensors({"x": torch.zeros(1 << 16)}, Path("/dev/full"))

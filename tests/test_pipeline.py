@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from crosstask import checkpoint, cli
 from crosstask.bench import records
 
+ROOT = Path(__file__).parents[1]
 RECIPE = """
 name = "tiny"
 precision = "float32"
@@ -197,6 +201,24 @@ def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path)
     assert [row["file"] for row in rows] == [str(i) for i in range(40)]
     assert json.loads(done.stdout)["changed"] == sum(row["changed"] == "true" for row in rows)
     assert all(0 < float(row["confidence"]) <= 1 for row in rows)
+
+
+def test_the_readme_works_as_written(finished: Path, tmp_path: Path) -> None:
+    """Its Python and its `adapt` command run on the tiny model, in a folder that looks like the reader's."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fashion-mnist").symlink_to(finished)
+    (tmp_path / "my-images").mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 16, 16), dtype=np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "my-images" / f"{number}.png")
+    (python,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "example.py").write_text(python + "print(tuple(logits.shape))\n")
+    example = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert example.stdout.strip() == "(5, 3)", example.stderr
+    (command,) = re.findall(r"^crosstask (adapt .*)$", readme, re.MULTILINE)
+    done = subprocess.run([sys.executable, "-m", "crosstask", *shlex.split(command)], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 6
 
 
 MISTAKES = {

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosstask import runtime
@@ -87,9 +87,8 @@ def save(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         if module is not None:
             tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {f"statistics.{name}": tensor for name, tensor in checkpoint.statistics.items()}
-    tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     with folder_written_whole(folder) as temporary:
-        save_file(tensors, temporary / WEIGHTS)
+        runtime.save_tensors(tensors, temporary / WEIGHTS)
         checkpoint = dataclasses.replace(checkpoint, weights_hash=sha256(temporary / WEIGHTS))
         (temporary / ABOUT).write_text(json.dumps(_about(checkpoint), indent=2) + "\n", encoding="utf-8")
     return checkpoint

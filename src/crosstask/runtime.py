@@ -8,14 +8,17 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
-from crosstask.errors import ConfigError
+from crosstask.errors import ConfigError, StorageError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -65,6 +68,19 @@ def place(module: ModuleT, device: torch.device) -> ModuleT:
 def to_unit_floats(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Turn uint8 images [N, C, H, W] into floats in [0, 1] on `device`, channels last."""
     return images.to(device).to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write tensors to a safetensors file, in their logical order whatever their memory layout.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    try:
+        save_file(plain, path, about)
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {path}: {error}; free some space and run the same command again") from error
 
 
 def derive_seed(*parts: object) -> int:

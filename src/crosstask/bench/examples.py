@@ -8,21 +8,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from crosstask import runtime
 from crosstask.data.streams import Stream
 from crosstask.files import write_text
 
 
 def pick(stream: Stream, frozen: Tensor, adapted: Tensor) -> dict[str, Any]:
-    """Describe the first image of the stream on which the two models disagree, or the first image if they never do.
+    """Describe a random image of the stream on which the two models disagree; any image if they never do.
 
     Args:
         frozen, adapted: logits [N, K] in the stream's order.
     """
     differ = (frozen.argmax(dim=1) != adapted.argmax(dim=1)).nonzero().flatten()
-    index = int(differ[0]) if len(differ) else 0
+    candidates = differ if len(differ) else torch.arange(len(frozen))
+    index = int(candidates[runtime.derive_seed("example", stream.corruption, stream.seed) % len(candidates)])
     names, labels = stream.images.class_names, stream.images.labels
     return {
         "corruption": stream.corruption,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crosstask import runtime
@@ -134,9 +133,9 @@ def _save(run: Run, trainee: nn.Module, optimiser: torch.optim.Optimizer, step: 
     tensors = {f"weights.{name}": tensor for name, tensor in trainee.state_dict().items()}
     for index, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in slots.items() if isinstance(value, Tensor)}
-    tensors = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     with written_whole(run.state) as temporary:
-        save_file(tensors, temporary, {"key": run.key, "step": str(step), "losses": json.dumps(losses)})
+        about = {"key": run.key, "step": str(step), "losses": json.dumps(losses)}
+        runtime.save_tensors(tensors, temporary, about)
 
 
 def _resume(run: Run, trainee: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, list[float]]:

@@ -1,0 +1,34 @@
+"""The README says only what the records say, and names only what is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_committed_records() -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "tools" / "tables.py")
+    assert spec and spec.loader
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert "| mean" in README
+    assert tables.with_tables(README) == README, "run `make tables`"
+
+
+def test_every_file_of_the_package_is_in_the_tree_and_back() -> None:
+    (tree,) = re.findall(r"```\n(src/crosstask/.*?)```", README, re.DOTALL)
+    named = set(re.findall(r"\b(\w+\.py)\b", tree))
+    package = ROOT / "src" / "crosstask"
+    there = {path.name for path in package.rglob("*.py") if not path.name.startswith("__")}
+    inner = {path.name for room in ("bench", "report") for path in (package / room).glob("*.py")}
+    assert named <= there
+    assert there - named <= inner, "a file is missing from the README's tree"
+
+
+def test_links_to_files_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
