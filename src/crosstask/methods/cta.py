@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from crosstask.errors import AdapterError
 from crosstask.methods.adapter import Adapter, Descent
 from crosstask.methods.batchnorm import set_batch_norm
 from crosstask.nets.split import Classifier
@@ -33,6 +34,9 @@ class CTA(Adapter):
         learning_rate, momentum: of SGD.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         seed: fixes the views.
+
+    Raises:
+        AdapterError: the encoder has no parameters.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class CTA(Adapter):
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)
+        if not any(True for _ in self.model.get_submodule("encoder").parameters()):
+            raise AdapterError("nothing to adapt: the encoder has no parameters")
         moving = self.begin(name for name, _ in self.model.named_parameters() if name.startswith("encoder."))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
 
