@@ -8,10 +8,8 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from crosstask import checkpoint, cli
 from crosstask.bench import records
 
 ROOT = Path(__file__).parents[1]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 RECIPE = """
 name = "tiny"
 precision = "float32"
@@ -87,7 +86,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def crosstask(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "crosstask", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -110,8 +109,12 @@ def weights(folder: Path) -> dict[str, str]:
     return {p.name: checkpoint.read_about(p)["weights_sha256"] for p in (folder / "checkpoints").iterdir()}
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
-    assert {p.name for p in finished.iterdir()} == {
+    assert names(finished) == {
         "checkpoints", "config.toml", "examples.json", "log.txt", "records.jsonl", "report.html",
     }  # fmt: skip
     assert set(weights(finished)) == {"supervised", "self-supervised", "aligned"}
@@ -139,6 +142,20 @@ def test_the_classifier_learned_and_the_records_agree_with_a_recomputation(finis
         assert record.corruption != "clean" or record.accuracy > 0.6
 
 
+def test_colour_works_the_whole_way(recipe: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("train", "test"):
+        gray = np.load(recipe.parent / f"{name}.npz")
+        tint = random.uniform(0.6, 1, (len(gray["labels"]), 1, 1, 3))
+        np.savez(
+            tmp_path / f"{name}.npz", images=(gray["images"][..., None] * tint).astype(np.uint8), labels=gray["labels"]
+        )
+    paths = [f"--set=data.name={tmp_path}/train.npz", f"--set=data.test={tmp_path}/test.npz", "--set=bench.seeds=[0]"]
+    crosstask("run", recipe, "--out", tmp_path / "run", *paths)
+    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "aligned").image_shape == (3, 16, 16)
+    assert len(numbers(tmp_path / "run")) == 3 * 4
+
+
 def test_a_second_run_finds_everything(finished: Path, recipe: Path) -> None:
     before = numbers(finished), weights(finished), (finished / "records.jsonl").stat().st_mtime_ns
     done = crosstask("run", recipe, "--out", finished)
@@ -164,28 +181,41 @@ def test_single_steps_give_what_run_gives(finished: Path, recipe: Path, tmp_path
     assert (tmp_path / "report.html").exists()
 
 
-@pytest.mark.slow
-def test_kill_it_anywhere_and_it_ends_in_the_same_bits(recipe: Path, tmp_path: Path) -> None:
-    """`kill -9` after ever longer times, again and again, until a run gets through."""
-    longer = [f"--set={stage}.epochs=70" for stage in ("supervised", "self_supervised", "align")]
-    crosstask("run", recipe, *longer, "--out", tmp_path / "unbroken")
-    broken = tmp_path / "broken"
-    command = [sys.executable, "-m", "crosstask", "run", str(recipe), *longer, "--out", str(broken)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    kills, patience = 0, 2.5
-    while True:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        try:
-            assert process.wait(timeout=patience) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills, patience = kills + 1, patience + 0.4
-            time.sleep(0.05)
-    assert kills >= 3
-    assert numbers(broken) == numbers(tmp_path / "unbroken")
-    assert weights(broken) == weights(tmp_path / "unbroken")
+def test_kill_it_in_any_write_and_it_ends_in_the_same_bits(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, Path(__file__).with_name("kill_in_every_write.py"), recipe, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    kinds = ("supervised", "self-supervised", "aligned")
+    stages = {f"{k}/{file}" for k in kinds for file in ("model.safetensors", "config.json")}
+    states = {f"checkpoints/.{k}.state" for k in kinds}
+    rest = {"run/config.toml", "run/examples.json", "run/report.html", "the first record", "a later record"}
+    assert set(done.stdout.splitlines()) == stages | states | rest
+    assert numbers(tmp_path / "run") == numbers(finished)
+    assert weights(tmp_path / "run") == weights(finished)
+    crosstask("run", recipe, "--out", tmp_path / "run")
+    for place in (".", "checkpoints"):
+        assert names(tmp_path / "run" / place) == names(finished / place), "something half-written lies about"
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0, reason="needs a disk of its own"
+)
+def test_a_full_disk_is_one_message_and_with_more_space_the_run_goes_on(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """The disk is a real one, of two megabytes at first, in a mount namespace of this test's own."""
+    again = shlex.join([sys.executable, "-m", "crosstask", "run", str(recipe), "--out", f"{tmp_path}/disk/run"])
+    script = f"""
+        mkdir {tmp_path}/disk && mount -t tmpfs -o size=2m tmpfs {tmp_path}/disk || exit 9
+        {again}; test $? = 2 || exit 8
+        mount -o remount,size=64m {tmp_path}/disk && {again} && cp -r {tmp_path}/disk/run {tmp_path}/run
+    """
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("the disk is full; free some space") == 1
+    assert numbers(tmp_path / "run") == numbers(finished)
+    assert weights(tmp_path / "run") == weights(finished)
 
 
 def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path) -> None:

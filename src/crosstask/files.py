@@ -6,6 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +45,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Two processes may write the same path at once: each has its own temporary file and the last rename wins.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_own_name(path, "tmp"))
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -58,8 +60,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place, on failure it vanishes."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, replaced = path.with_name(_own_name(path, "tmp")), path.with_name(_own_name(path, "old"))
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -81,6 +82,21 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left half-written in `folder`, and put back what they took away."""
+    pattern = re.compile(rf"\.(.+)\.{re.escape(platform.node())}-(\d+)\.(tmp|old)")
+    for left in list(folder.iterdir()):
+        found = pattern.fullmatch(left.name)
+        if found is None or _is_alive(int(found[2])):
+            continue
+        if found[3] == "old" and not left.with_name(found[1]).exists():
+            left.rename(left.with_name(found[1]))
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` in one step (UTF-8)."""
     with written_whole(path) as temporary:
@@ -94,6 +110,22 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _own_name(path: Path, kind: str) -> str:
+    """Return a name for beside `path` that no other living process uses; `sweep` knows it."""
+    return f".{path.name}.{platform.node()}-{os.getpid()}.{kind}"
+
+
+def _is_alive(pid: int) -> bool:
+    """Say whether another process has this number; our own number on something left was a dead process's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def _sync(path: Path) -> None:

@@ -25,7 +25,7 @@ from crosstask.checkpoint import Checkpoint
 from crosstask.config import Recipe
 from crosstask.data.images import ImageSet, load_images
 from crosstask.errors import CheckpointError, UnknownName
-from crosstask.files import storage_errors, write_text
+from crosstask.files import storage_errors, sweep, write_text
 from crosstask.nets.encoders import ENCODERS, ResNet, initialise, make_encoder
 from crosstask.nets.split import Classifier
 from crosstask.tasks import TASKS, make_task
@@ -91,9 +91,10 @@ class Experiment:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def open(self) -> None:
-        """Make the run folder and write the resolved recipe into it."""
+        """Make the run folder, clear away what a kill left half-written, and write the resolved recipe into it."""
         with storage_errors(self.folder):
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            sweep(self.folder), sweep(self.folder / "checkpoints")
         write_text(self.folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict(self.recipe))))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from crosstask.errors import ConfigError, StorageError
+from crosstask.errors import ConfigError
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -74,13 +76,15 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, about: dict[st
     """Write tensors to a safetensors file, in their logical order whatever their memory layout.
 
     Raises:
-        StorageError: the disk refuses.
+        OSError: the disk refuses.
     """
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     try:
         save_file(plain, path, about)
     except SafetensorError as error:
-        raise StorageError(f"cannot write {path}: {error}; free some space and run the same command again") from error
+        if refusal := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(refusal[1]), os.strerror(int(refusal[1])), str(path)) from error
+        raise
 
 
 def derive_seed(*parts: object) -> int:
