@@ -404,6 +404,18 @@ def test_page_ids_are_unique_and_colours_are_the_pages_own(page: str) -> None:
     assert set(re.findall(r"var\((--[\w-]+)\)", page)) <= defined
 
 
+def test_no_axis_goes_beyond_100_per_cent(tmp_path: Path) -> None:
+    nearly_right = [
+        replace(record, accuracy=0.996, accuracy_before=0.99, curve=dict.fromkeys(record.curve, 0.993))
+        if record.corruption != "fog"
+        else record
+        for record in fake_records()
+    ]
+    drawn = re.findall(r"<svg.*?</svg>", report.write(write_run(tmp_path, nearly_right)).read_text(), re.DOTALL)
+    ticks = [float(text) for svg in drawn for text in re.findall(r">(\d+)</text>", svg)]
+    assert 95 <= max(ticks) <= 100
+
+
 def test_page_shows_examples_with_verdicts_in_signs_and_colour(page: str) -> None:
     outline = Outline(page)
     images = [attributes for tag, attributes in outline.tags if tag == "img"]

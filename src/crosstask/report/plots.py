@@ -76,7 +76,7 @@ def curves(summary: Summary, width: int, height: int) -> str:
                 axes, column, {step: 100 * mean.mean for step, mean in column.curve.items()}, tone, _last_step(summary)
             )
             _band(axes, column, tone)
-        axes.set_ylim(*_band_limits(near))
+        axes.set_ylim(*_up_to_100(*_band_limits(near)))
         ends = [
             (100 * column.curve[max(column.curve)].mean, names[column.label], _tone(summary, column))
             for column in summary.columns
@@ -98,7 +98,7 @@ def row_curves(summary: Summary, row: Row, number: int) -> str:
                 _line(axes, column, curve, _tone(summary, column), _last_step(summary), markers=False)
         low, high = _row_limits(summary, row)
         half = max(high - low for low, high in (_row_limits(summary, other) for other in summary.rows)) * 0.55
-        axes.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+        axes.set_ylim(*_up_to_100((low + high) / 2 - half, (low + high) / 2 + half))
         _steps_axis(axes, summary, [0, _last_step(summary)])
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.tick_params(labelsize=12)
@@ -176,6 +176,12 @@ def _band_limits(columns: Sequence[Column]) -> tuple[float, float]:
     halves = [100 * mean.half for column in columns if column.steps for mean in column.curve.values() if mean.half]
     slack = min(max(halves, default=0), high - low) + 0.06 * (high - low)
     return low - slack, high + slack
+
+
+def _up_to_100(low: float, high: float) -> tuple[float, float]:
+    """Shift limits in per cent down to where no axis goes beyond what an accuracy can be."""
+    over = max(0.0, high - 100)
+    return low - over, high - over
 
 
 def _row_limits(summary: Summary, row: Row) -> tuple[float, float]:
