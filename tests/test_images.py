@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from crosstask.data import download, sources
-from crosstask.data.images import ImageSet, load_images
+from crosstask.data.images import ImageSet, is_divided, load_images
 from crosstask.errors import DataError, DownloadError
 
 
@@ -188,6 +188,30 @@ def test_splits_share_the_classes_of_train(tmp_path: Path) -> None:
     (tmp_path / "test").rename(tmp_path / "val")
     for split in ("test", "val"):
         assert load_images(tmp_path, split=split).fingerprint == test.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("files", "divided"),
+    [
+        (["train/cat/1.png", "test/cat/1.png"], True),
+        (["train/1.png", "val/1.png", "extra/1.png"], True),
+        (["train/cat/1.png"], True),
+        (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], True),
+        (["train-images-idx3-ubyte.gz"], True),
+        (["cat/1.png", "dog/1.png"], False),
+        (["train/1.png", "bus/1.png", "car/1.png"], False),  # a class called train
+        (["1.png"], False),
+        (["part-0.parquet"], False),
+        ([".hidden/1.png", "1.png"], False),
+    ],
+    ids=str,
+)
+def test_what_is_divided_into_splits_is_told_from_one_set(tmp_path: Path, files: list[str], divided: bool) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert is_divided(tmp_path) is divided
+    assert not is_divided(tmp_path / files[0]) and is_divided("fashion-mnist")
 
 
 def test_flat_split(tmp_path: Path) -> None:

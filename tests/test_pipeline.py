@@ -218,6 +218,16 @@ def test_a_full_disk_is_one_message_and_with_more_space_the_run_goes_on(
     assert weights(tmp_path / "run") == weights(finished)
 
 
+def test_alignment_takes_a_folder_of_images_without_labels(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(np.load(recipe.parent / "train.npz")["images"]):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number:03}.png")
+    parents = [f"--{kind}={finished}/checkpoints/{kind}" for kind in ("supervised", "self-supervised")]
+    folder = f"--set=data.name={tmp_path}/images"
+    crosstask("align", recipe, "--out", tmp_path / "run", folder, *parents)
+    assert weights(tmp_path / "run")["aligned"] == weights(finished)["aligned"], "the labels made a difference"
+
+
 def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path) -> None:
     stripes(tmp_path / "own.npz", 40, 2)
     images = np.load(tmp_path / "own.npz")["images"]
@@ -263,6 +273,10 @@ MISTAKES = {
     "unknown device": (("run", "{recipe}", "--set", "device=tpu"), "not available"),
     "too many images": (("run", "{recipe}", "--set", "bench.images=100"), "has 60"),
     "no training images": (("run", "{recipe}", "--set", "data.name=/nowhere/at/all"), "does not exist"),
+    "nothing to test on": (
+        ("run", "{recipe}", "--set", "data.name={folder}", "--set", "data.test="),
+        "data.test=FOLDER",
+    ),
     "no such images": (("adapt", "--model", "{model}", "--images", "/nowhere/at/all"), "does not exist"),
     "no such model": (("adapt", "--model", "/nowhere", "--images", "{own}"), "is no checkpoint"),
     "wrong channels": (("adapt", "--model", "{model}", "--images", "{colour}"), "colour"),
@@ -277,11 +291,13 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     case: str, finished: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    (tmp_path / "folder").mkdir()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "folder" / "0.png")
     np.save(tmp_path / "own.npy", np.zeros((4, 16, 16), np.uint8))
     np.save(tmp_path / "colour.npy", np.zeros((4, 16, 16, 3), np.uint8))
     np.save(tmp_path / "large.npy", np.zeros((4, 20, 20), np.uint8))
     places = {name: tmp_path / f"{name}.npy" for name in ("own", "colour", "large")}
-    places |= {"recipe": recipe, "model": finished / "checkpoints/aligned"}
+    places |= {"folder": tmp_path / "folder", "recipe": recipe, "model": finished / "checkpoints/aligned"}
     places |= {"supervised": finished / "checkpoints/supervised"}
     arguments, message = MISTAKES[case]
     before = set(tmp_path.rglob("*"))

@@ -157,7 +157,10 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     path = folder / ABOUT
     if not path.is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: expected a folder with {WEIGHTS} and {ABOUT}")
+        raise CheckpointError(
+            f"{folder} is no checkpoint: expected a folder with {WEIGHTS} and {ABOUT}, as "
+            "`crosstask pretrain` and `crosstask align` write it"
+        )
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

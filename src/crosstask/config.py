@@ -31,9 +31,9 @@ class Data:
     """Which images."""
 
     name: str
-    """A known data set (`crosstask data list`), a folder divided into train and test, or, with `test`, any images."""
+    """Images to train on: a known data set (`crosstask data list`) or a path; of what is divided, the split `train`."""
     test: str | None = None
-    """Images to test on, where `name` holds the training images alone."""
+    """Images to test on; by default the split `test` of `name`."""
     folder: Path | None = None
     """Where to look for a known data set before the cache and the network."""
 
@@ -275,7 +275,7 @@ def _explain(kind: type, mistake: Any) -> str:
     key = ".".join(path)
     if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields_at(kind, path[:-1])
-        return f"  {key}: unknown key{did_you_mean(path[-1], known)}. Known here: {', '.join(known)}"
+        return f"  {key}: unknown key{did_you_mean(path[-1], known)} Known here: {', '.join(known)}"
     if mistake["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"  {key}: is missing"
     return f"  {key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {mistake['input']!r}"

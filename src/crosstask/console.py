@@ -29,7 +29,8 @@ class ConsoleNarrator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self.console.is_terminal:
+            self._bars.stop()
 
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         """Move the stage's bar, or print a line at most every ten seconds."""

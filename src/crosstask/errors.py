@@ -57,10 +57,10 @@ class UnknownName(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, self.known)}. Known: {', '.join(self.known)}")
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, self.known)} Known: {', '.join(self.known)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest known name, or an empty string."""
+    """Return the end of a sentence: `"; did you mean 'x'?"` for the closest known name, or a full stop."""
     close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."

@@ -23,8 +23,8 @@ from crosstask.bench import examples, records
 from crosstask.bench.grid import Grid, cells, check, measure, missing, work
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Recipe
-from crosstask.data.images import ImageSet, load_images
-from crosstask.errors import CheckpointError, UnknownName
+from crosstask.data.images import ImageSet, is_divided, load_images
+from crosstask.errors import CheckpointError, ConfigError, UnknownName
 from crosstask.files import storage_errors, sweep, write_text
 from crosstask.nets.encoders import ENCODERS, ResNet, initialise, make_encoder
 from crosstask.nets.split import Classifier
@@ -94,21 +94,32 @@ class Experiment:
         """Make the run folder, clear away what a kill left half-written, and write the resolved recipe into it."""
         with storage_errors(self.folder):
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            sweep(self.folder), sweep(self.folder / "checkpoints")
+            sweep(self.folder)
+            sweep(self.folder / "checkpoints")
         write_text(self.folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict(self.recipe))))
 
 
 def source_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
-    """Load the images to train on."""
-    split = None if recipe.data.test else "train"
-    return load_images(recipe.data.name, split=split, data_dir=recipe.data.folder, report=say)
+    """Load the images to train on: all that `data.name` stands for, or its training split where it is divided."""
+    return _load(recipe.data.name, "train", recipe, say)
 
 
 def target_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
-    """Load the images to test on, before any corruption."""
-    if recipe.data.test:
-        return load_images(recipe.data.test, data_dir=recipe.data.folder, report=say)
-    return load_images(recipe.data.name, split="test", data_dir=recipe.data.folder, report=say)
+    """Load the images to test on, before any corruption.
+
+    Raises:
+        ConfigError: there are none beside those to train on.
+    """
+    if not recipe.data.test and not is_divided(recipe.data.name) and Path(recipe.data.name).exists():
+        raise ConfigError(
+            f"{recipe.data.name} is not divided into train and test: divide it into folders or shards of these names, "
+            "or name the images to test on, as with --set data.test=FOLDER"
+        )
+    return _load(recipe.data.test or recipe.data.name, "test", recipe, say)
+
+
+def _load(spec: str, split: str, recipe: Recipe, say: Callable[[str], None] | None) -> ImageSet:
+    return load_images(spec, split=split if is_divided(spec) else None, data_dir=recipe.data.folder, report=say)
 
 
 def supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:

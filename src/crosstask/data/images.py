@@ -134,11 +134,16 @@ def load_images(
     path = Path(spec).expanduser()
     if isinstance(spec, str) and path.name == spec and not path.exists():
         raise DataError(
-            f"unknown data set {spec!r}{did_you_mean(spec, KNOWN)}. Expected a known name ({', '.join(sorted(KNOWN))}) "
+            f"unknown data set {spec!r}{did_you_mean(spec, KNOWN)} Expected a known name ({', '.join(sorted(KNOWN))}) "
             "or a path to images, and nothing is there under that path"
         )
     arrays = sources.read(path, split)
     return _image_set(path.resolve().name if path.is_dir() else path.stem, arrays)
+
+
+def is_divided(spec: str | Path) -> bool:
+    """Tell whether `load_images(spec)` needs a split: a known name, or a path that is divided into splits."""
+    return (isinstance(spec, str) and spec in KNOWN) or sources.is_divided(Path(spec).expanduser())
 
 
 def _image_set(name: str, arrays: sources.Arrays) -> ImageSet:

@@ -73,6 +73,18 @@ def read(path: Path, split: str | None = None) -> Arrays:
         raise DataError(f"cannot read {path}: {error}. Check its permissions, or name another path") from error
 
 
+def is_divided(path: Path) -> bool:
+    """Tell whether a folder holds several splits, as folders or files named so, rather than one set of images."""
+    if not path.is_dir():
+        return False
+    if any(find_idx(path, name) for name in FASHION_MNIST_SHA256):
+        return True
+    shards = {file.name.split("-")[0] for file in path.glob("*.parquet")}
+    below = shards or {folder.name for folder in path.iterdir() if folder.is_dir() and not _is_hidden(folder)}
+    both = "train" in below and not below.isdisjoint(SPLIT_NAMES["test"])
+    return both or (bool(below) and below <= _ALL_SPLIT_NAMES)
+
+
 def _read(path: Path, split: str | None) -> Arrays:
     if path.is_dir():
         return _read_folder(path, split)

@@ -103,7 +103,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     for key in arguments:
         if key not in known:
             listing = ", ".join(known) or "none"
-            raise ConfigError(f"{name} has no argument {key!r}{did_you_mean(key, known)}. Its arguments: {listing}")
+            raise ConfigError(f"{name} has no argument {key!r}{did_you_mean(key, known)} Its arguments: {listing}")
 
 
 def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter:
