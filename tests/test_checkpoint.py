@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickletools
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,11 +219,11 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(small, tmp_path, monkeypatc
     folder = save_at(small, tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fail_in_the_middle(tensors, path, about):
+    def fail_in_the_middle(tensors, path):
         path.write_bytes(b"half of it")
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(runtime, "save_file", fail_in_the_middle)
+    monkeypatch.setattr(runtime, "save_tensors", fail_in_the_middle)
     with pytest.raises(RuntimeError, match="killed"):
         save(dataclasses.replace(small, metrics={}), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -236,6 +238,30 @@ def test_a_save_replaces_the_old_checkpoint_as_a_whole(small, tmp_path):
     assert load(folder).metrics == {"clean_accuracy": 0.75}
     assert sorted(path.name for path in folder.iterdir()) == [ABOUT, WEIGHTS]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_saved_checkpoint_may_be_read_by_whom_the_umask_lets(small, tmp_path):
+    before = os.umask(0o027)
+    try:
+        folder = save_at(small, tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o640}
+
+
+def test_a_checkpoint_of_format_1_loads(tiny):
+    """A folder made by version 0.1.0: it must load, and answer so, for ever."""
+    found = load(Path(__file__).parent / "data" / "checkpoint-format-1", encoder=tiny.encoder(seed=5))
+    with torch.no_grad():
+        features = found.encoder(torch.linspace(0, 1, 288).view(2, 1, 12, 12))
+        logits, projections = found.head(features), found.task.projector(features)
+    expected = torch.tensor([[-2.7788, 1.5054, 2.7954], [-3.0853, 1.3853, 2.4708]])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-3)
+    expected = torch.tensor([[1.8880, -0.4737, 2.3552], [1.6503, -0.4010, 2.7171]])
+    torch.testing.assert_close(projections[:, :3], expected, rtol=0, atol=1e-3)
+    assert (found.kind, found.class_names, found.image_shape) == ("aligned", ("ant", "bee", "cat"), (1, 12, 12))
+    assert found.task_config == tiny.task_config and found.settings["align"] == {"epochs": 1.0}
+    assert torch.equal(found.statistics["covariance"], torch.eye(12)) and len(found.parents["supervised"]) == 64
 
 
 def test_saving_leaves_the_callers_modules_alone(small, tmp_path):
