@@ -11,7 +11,7 @@ from torch import nn
 
 from crosstask import losses, testing
 from crosstask.errors import AdapterError, CheckpointError, ConfigError, UnknownName
-from crosstask.methods import METHODS, PTBN, Adapter, Source, Tent, make_adapter
+from crosstask.methods import CTA, METHODS, PTBN, Adapter, Source, Tent, check_arguments, make_adapter
 from crosstask.methods.adapter import Descent
 from crosstask.methods.batchnorm import norm_parameters
 from crosstask.testing import CLAUSES, check_adapter
@@ -64,19 +64,52 @@ def test_the_table_answers_mistakes(tiny):
     checkpoint = tiny.checkpoint()
     with pytest.raises(UnknownName, match="unknown method 'tnt'; did you mean 'tent'"):
         make_adapter("tnt", checkpoint)
-    with pytest.raises(ConfigError, match="no argument 'step'; did you mean 'steps'"):
+    with pytest.raises(ConfigError, match=r"cta has 1 mistake\(s\):\n  step: unknown key; did you mean 'steps'\?"):
         make_adapter("cta", checkpoint, step=3)
     with pytest.raises(ConfigError, match="steps must be 0 or more, got -1"):
-        make_adapter("cta", checkpoint, steps=-1)
+        Tent(checkpoint.classifier, steps=-1)
     with pytest.raises(UnknownName, match="batch-norm policy 'bacth'; did you mean 'batch'"):
-        make_adapter("tent", checkpoint, batch_norm="bacth")
+        Tent(checkpoint.classifier, batch_norm="bacth")
     with pytest.raises(ConfigError, match=r"must lie in \[0, 1\], got 1.5"):
-        make_adapter("ptbn", checkpoint, batch_norm="mixed", batch_share=1.5)
+        PTBN(checkpoint.classifier, batch_norm="mixed", batch_share=1.5)
+    with pytest.raises(
+        AdapterError, match=r"CTA needs an encoder and a head, and got a TinyEncoder; see `crosstask.split`"
+    ):
+        CTA(checkpoint.encoder, checkpoint.task)
     supervised = {"kind": "supervised", "task": None, "task_config": None}
     with pytest.raises(AdapterError, match="cta needs an aligned checkpoint and this one is supervised"):
         make_adapter("cta", _changed(checkpoint, **supervised))
     with pytest.raises(CheckpointError, match="no classifier"):
         make_adapter("source", _changed(checkpoint, head=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mistake"),
+    [
+        ("steps", "abc", "valid integer"),
+        ("steps", 2.5, "valid integer"),
+        ("steps", True, "valid integer"),
+        ("steps", -1, "greater than or equal to 0"),
+        ("learning_rate", "0.1", "valid number"),
+        ("learning_rate", 0.0, "greater than 0"),
+        ("learning_rate", float("nan"), "finite number"),
+        ("momentum", -1, "greater than or equal to 0"),
+        ("batch_norm", "bacth", "'source', 'batch' or 'mixed'"),
+        ("batch_norm", 3, "'source', 'batch' or 'mixed'"),
+        ("batch_share", 1.5, "less than or equal to 1"),
+        ("seed", "x", "valid integer"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_runs(name, value, mistake):
+    with pytest.raises(ConfigError, match=rf"  {name}: .*{mistake}.*, got "):
+        check_arguments("cta", {name: value})
+
+
+def test_all_wrong_arguments_are_named_at_once():
+    with pytest.raises(ConfigError, match=r"(?s)3 mistake.*steps.*learning_rate.*speed: unknown key"):
+        check_arguments("cta", {"steps": -1, "learning_rate": -1, "speed": 2})
+    check_arguments("cta", {"steps": 3, "learning_rate": 1, "momentum": 0.0, "batch_norm": "source", "seed": 7})
+    assert METHODS["cta"].defaults["steps"] == 20 and list(METHODS["source"].defaults) == []
 
 
 def _changed(checkpoint, **fields):

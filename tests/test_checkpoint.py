@@ -140,7 +140,14 @@ DAMAGE = {
     "a list": (lambda folder: (folder / ABOUT).write_text("[1]"), r"has format \[1\]; this version reads format 1"),
     "a newer format": (lambda folder: rewrite(folder, format=99), "has format 99; this version reads format 1. Update"),
     "no format": (lambda folder: rewrite(folder, format=None), "has format None; this version reads format 1"),
-    "a missing key": (lambda folder: rewrite(folder, image_shape=None), "config.json lacks image_shape"),
+    "a missing key": (
+        lambda folder: rewrite(folder, image_shape=None),
+        r"config.json has 1 mistake\(s\):\n  image_shape: is",
+    ),
+    "wrong types": (
+        lambda folder: rewrite(folder, classes="ten", encoder=["x"], feature_dim=1.5),
+        "(?s)3 mistake.*encoder: .*valid string.*feature_dim: .*integer.*classes: .*integer",
+    ),
     "another encoder": (lambda folder: rewrite(folder, encoder="resnet18"), "the encoder in .* another architecture"),
     "other channels": (
         lambda folder: rewrite(folder, image_shape=[3, 12, 12]),

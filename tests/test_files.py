@@ -18,6 +18,15 @@ def left_by(pid: int, path: Path, kind: str = "tmp") -> Path:
     return path.with_name(files._own_name(path, kind).replace(f"-{os.getpid()}.", f"-{pid}."))
 
 
+def test_a_place_is_tried_without_leaving_a_trace(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "new" / "folder" / "a.csv")
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path, tmp_path / "file" / "a.csv", Path("/proc/a.csv")):
+        with pytest.raises(StorageError, match=f"cannot write {wrong}"):
+            files.check_writable(wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.fixture
 def dead() -> int:
     """Return the number of a process that has ended."""

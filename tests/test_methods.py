@@ -193,6 +193,35 @@ def test_a_policy_replaces_every_kind_of_batch_norm_and_nothing_else():
     assert model.state_dict().keys() == kept.state_dict().keys()
 
 
+class BatchNormAct(nn.BatchNorm2d):
+    """A batch norm with its activation inside, as timm has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_a_batch_norm_with_a_forward_of_its_own_keeps_it(tiny):
+    model, x = tiny.classifier(), tiny.images()
+    own = BatchNormAct(8)
+    own.load_state_dict(model.encoder.norm1.state_dict())
+    model.encoder.norm1 = own
+    close(Source(model)(x), copy.deepcopy(model).eval()(x))
+    close(PTBN(model)(x), copy.deepcopy(model).train()(x))
+    assert Tent(model, steps=2)(x).isfinite().all() and own.running_mean is not None
+    with pytest.raises(AdapterError, match=r"BatchNormAct has a forward pass of its own: .* not 'mixed'"):
+        Tent(model, batch_norm="mixed")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_cta_works_in_the_precision_of_its_model(tiny, dtype):
+    checkpoint, x = tiny.checkpoint(), tiny.images()
+    exact = CTA(checkpoint.classifier, checkpoint.task, steps=2)(x)
+    other = CTA(copy.deepcopy(checkpoint.classifier).to(dtype), copy.deepcopy(checkpoint.task).to(dtype), steps=2)
+    found = other(x.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.2)
+
+
 def test_layers_without_a_shift_or_without_running_statistics():
     x = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     unshifted = nn.BatchNorm2d(4)

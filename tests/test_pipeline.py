@@ -172,6 +172,27 @@ def test_records_of_other_settings_are_set_aside_not_mixed(finished: Path, recip
     assert {(r.label, r.steps) for r in aside} == {("cta", 2)}
 
 
+def test_a_lost_example_is_made_again_and_a_stale_one_goes(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shown = tmp_path / "run" / "examples.json"
+    shown.write_text("{")
+    crosstask("bench", recipe, "--out", tmp_path / "run")
+    assert json.loads(shown.read_text()) == json.loads((finished / "examples.json").read_text())
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == (finished / "records.jsonl").read_bytes()
+    crosstask("bench", recipe, "--out", tmp_path / "run", "--set", 'bench.corruptions=["clean","contrast"]')
+    assert [e["corruption"] for e in json.loads(shown.read_text())["examples"]] == ["clean", "contrast"]
+
+
+def test_a_column_may_start_from_the_other_checkpoint(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    aligned = '{method="ptbn", checkpoint="aligned"}'
+    parents = [f"--{kind}={finished}/checkpoints/{kind}" for kind in ("supervised", "aligned")]
+    crosstask("bench", recipe, "--out", tmp_path, "--set", f"bench.columns.ptbn-aligned={aligned}", *parents)
+    found = records.read(tmp_path / "records.jsonl")
+    before = {(r.corruption, r.seed): r.accuracy_before for r in found if r.label == "cta"}
+    assert {(r.corruption, r.seed): r.accuracy for r in found if r.label == "ptbn-aligned"} == before
+    assert {r.protocol["model"] for r in found if "ptbn" in r.label} == {"supervised", "aligned"}
+
+
 def test_single_steps_give_what_run_gives(finished: Path, recipe: Path, tmp_path: Path) -> None:
     for step in ("pretrain", "align", "bench"):
         crosstask(step, recipe, "--out", tmp_path)
@@ -243,6 +264,44 @@ def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path)
     assert all(0 < float(row["confidence"]) <= 1 for row in rows)
 
 
+def test_batches_are_mixed_where_files_come_class_by_class(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Black images first, white ones after: each batch has some of both, and the answers come in the files' order."""
+    import torch
+
+    from crosstask import adapt
+    from crosstask.data.images import ImageSet
+
+    shades = torch.arange(64, dtype=torch.uint8) // 32 * 255
+    images = ImageSet(images=shades.view(64, 1, 1, 1).expand(64, 1, 16, 16).contiguous(), name="shades")
+    model, seen = checkpoint.load(finished / "checkpoints" / "aligned"), []
+    make = adapt.make_adapter
+
+    def watched(*arguments: object, **options: object) -> torch.nn.Module:
+        adapter = make(*arguments, **options)
+        adapter.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean().item()))
+        return adapter
+
+    monkeypatch.setattr(adapt, "make_adapter", watched)
+    found = adapt.adapt_images(model, images, method="source", batch_size=16)
+    assert len(seen) == 4 and all(0.1 < mean < 0.9 for mean in seen)
+    assert [p.file for p in found] == [str(row) for row in range(64)]
+    assert len({(p.prediction, p.confidence) for p in found[:32]}) == 1 and not any(p.changed for p in found)
+
+
+def test_changed_tells_what_the_model_would_have_said_without_adaptation(finished: Path) -> None:
+    import torch
+
+    from crosstask.adapt import adapt_images
+    from crosstask.data.images import ImageSet
+
+    generator = torch.Generator().manual_seed(0)
+    dark = torch.randint(0, 40, (32, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    model, images = checkpoint.load(finished / "checkpoints" / "aligned"), ImageSet(images=dark, name="dark")
+    frozen, moved = (adapt_images(model, images, method=method) for method in ("source", "ptbn"))
+    different = [one.prediction != other.prediction for one, other in zip(frozen, moved, strict=True)]
+    assert [p.changed for p in moved] == different and any(different)
+
+
 def test_the_readme_works_as_written(finished: Path, tmp_path: Path) -> None:
     """Its Python and its `adapt` command run on the tiny model, in a folder that looks like the reader's."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -277,6 +336,24 @@ MISTAKES = {
         ("run", "{recipe}", "--set", "data.name={folder}", "--set", "data.test="),
         "data.test=FOLDER",
     ),
+    "other classes": (("run", "{recipe}", "--set", "data.test={fewer}"), "has other classes than the model"),
+    "other colours": (("run", "{recipe}", "--set", "data.test={coloured}"), "colour (3 channels)"),
+    "images too small": (
+        ("run", "{recipe}", "--set", "data.name={little}", "--set", "data.test={little}", "--set", "bench.images=4"),
+        "at least 16x16 pixels",
+    ),
+    "a wrong argument": (("run", "{recipe}", "--set", "bench.columns.cta.arguments.steps=2.5"), "valid integer"),
+    "no seeds": (("run", "{recipe}", "--set", "bench.seeds=[]"), "at least 1 item"),
+    "an endless stage": (("run", "{recipe}", "--set", "align.epochs=inf"), "finite number"),
+    "a crop the wrong way round": (("run", "{recipe}", "--set", "supervised.crop=[0.9,0.2]"), "smaller number first"),
+    "a recipe of bytes": (("run", "{bytes}"), "UTF-8"),
+    "strangers": (("bench", "{recipe}", "--supervised", "{model}", "--aligned", "{model}"), "not aligned with this"),
+    "not aligned": (("bench", "{recipe}", "--supervised", "{model}", "--aligned", "{supervised}"), "an aligned checkp"),
+    "a folder to write to": (
+        ("adapt", "--model", "{model}", "--images", "{own}", "--out", "{folder}"),
+        "folder stands",
+    ),
+    "a wrong adapt argument": (("adapt", "--model", "{model}", "--images", "{own}", "--set", "steps=abc"), "integer"),
     "no such images": (("adapt", "--model", "{model}", "--images", "/nowhere/at/all"), "does not exist"),
     "no such model": (("adapt", "--model", "/nowhere", "--images", "{own}"), "is no checkpoint"),
     "wrong channels": (("adapt", "--model", "{model}", "--images", "{colour}"), "colour"),
@@ -291,12 +368,19 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     case: str, finished: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    labels = np.arange(32) % 2
+    np.savez(tmp_path / "fewer.npz", images=np.zeros((32, 16, 16), np.uint8), labels=labels)
+    np.savez(tmp_path / "coloured.npz", images=np.zeros((33, 16, 16, 3), np.uint8), labels=np.arange(33) % 3)
+    np.savez(tmp_path / "little.npz", images=np.zeros((32, 8, 8), np.uint8), labels=labels)
     (tmp_path / "folder").mkdir()
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "folder" / "0.png")
     np.save(tmp_path / "own.npy", np.zeros((4, 16, 16), np.uint8))
     np.save(tmp_path / "colour.npy", np.zeros((4, 16, 16, 3), np.uint8))
     np.save(tmp_path / "large.npy", np.zeros((4, 20, 20), np.uint8))
     places = {name: tmp_path / f"{name}.npy" for name in ("own", "colour", "large")}
+    places |= {name: tmp_path / f"{name}.npz" for name in ("fewer", "coloured", "little")}
+    places |= {"bytes": tmp_path / "bytes.toml"}
     places |= {"folder": tmp_path / "folder", "recipe": recipe, "model": finished / "checkpoints/aligned"}
     places |= {"supervised": finished / "checkpoints/supervised"}
     arguments, message = MISTAKES[case]

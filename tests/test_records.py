@@ -151,6 +151,34 @@ def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.M
     assert path.read_bytes() == before
 
 
+def test_unwanted_records_are_set_aside_and_none_is_lost(path: Path) -> None:
+    written = [replace(a_record(seed=seed), key=f"key {seed}") for seed in range(4)]
+    for record in written:
+        records.append(path, record)
+    records.set_aside(path, {"key 0", "key 1", "key 2", "key 3"}, path.with_name("aside"))
+    assert not path.with_name("aside").exists()
+    records.set_aside(path, {"key 1", "key 3"}, path.with_name("aside"))
+    assert records.read(path) == written[1::2] and records.read(path.with_name("aside")) == written[::2]
+
+
+def set_aside_again_and_again(path: Path) -> None:
+    for _ in range(20):
+        records.set_aside(path, {"wanted"}, path.with_name("aside"))
+
+
+def test_setting_aside_loses_nothing_that_others_append_meanwhile(path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    records.append(path, a_record())
+    processes = [context.Process(target=append_many, args=(path, seed)) for seed in range(2)]
+    processes.append(context.Process(target=set_aside_again_and_again, args=(path,)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    everywhere = records.read(path) + (records.read(path.with_name("aside")))
+    assert sorted(r.seed for r in everywhere) == sorted([a_record().seed, *range(20), *range(100, 120)])
+
+
 def append_many(path: Path, seed: int) -> None:
     for number in range(20):
         records.append(path, a_record(seed=100 * seed + number))

@@ -13,10 +13,9 @@ import torch
 from crosstask import checkpoint as checkpoints
 from crosstask import runtime
 from crosstask.checkpoint import Checkpoint
-from crosstask.data.images import ImageSet, load_images
-from crosstask.errors import DataError
-from crosstask.files import written_whole
-from crosstask.methods import make_adapter
+from crosstask.data.images import ImageSet, check_same_kind, load_images
+from crosstask.files import check_writable, written_whole
+from crosstask.methods import Source, make_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class Prediction:
         prediction: index of the most probable class.
         label_name: that class's name; empty where the model has no names.
         confidence: its probability, in 0..1.
-        changed: whether adaptation changed the prediction of this model.
+        changed: whether the same model without adaptation, in eval mode, predicts another class.
     """
 
     file: str
@@ -48,7 +47,10 @@ def adapt_images(
     device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Adapt to each batch of images from the source state, and predict it; answers come in the images' order.
+    """Adapt to batch after batch of images, each from the source state, and predict it.
+
+    The batches are drawn at random (always the same), since files in a folder often come class by class, and a batch of
+    one class has misleading statistics. The answers come in the images' order.
 
     Args:
         checkpoint: the model; `cta` needs an aligned one.
@@ -61,36 +63,38 @@ def adapt_images(
         DataError: the images have another shape than the model was trained on.
         UnknownName, ConfigError, AdapterError: see `crosstask.methods.make_adapter`.
     """
-    _check_shape(checkpoint, images)
+    check_same_kind(images, checkpoint.image_shape)
     device = device or runtime.pick_device()
     adapter = runtime.place(make_adapter(method, checkpoint, **(arguments or {})), device)
-    predictions: list[Prediction] = []
-    for rows in _even_batches(len(images), batch_size):
+    source = runtime.place(Source(checkpoint.classifier), device)
+    predictions: dict[int, Prediction] = {}
+    order = torch.randperm(len(images), generator=runtime.generator(torch.device("cpu"), "adapt"))
+    for rows in _even_batches(order, batch_size):
         adapter.reset()
         x = runtime.to_unit_floats(images.images[rows], device)
         with runtime.autocast(device):
-            curve = adapter.curve(x, (0, adapter.steps))
-        before = curve[0].argmax(dim=1).tolist()
-        confidences, classes = curve[adapter.steps].float().softmax(dim=1).max(dim=1)
-        for row, was, now, confidence in zip(rows, before, classes.tolist(), confidences.tolist(), strict=True):
-            predictions.append(
-                Prediction(
-                    file=str(row) if images.items is None else images.items[row],
-                    prediction=now,
-                    label_name=checkpoint.class_names[now] if checkpoint.class_names else "",
-                    confidence=confidence,
-                    changed=was != now,
-                )
+            before, after = source(x), adapter(x)
+        confidences, classes = after.float().softmax(dim=1).max(dim=1)
+        changed = before.argmax(dim=1) != classes
+        answers = zip(rows.tolist(), classes.tolist(), confidences.tolist(), changed.tolist(), strict=True)
+        for row, index, confidence, moved in answers:
+            predictions[row] = Prediction(
+                file=str(row) if images.items is None else images.items[row],
+                prediction=index,
+                label_name=checkpoint.class_names[index] if checkpoint.class_names else "",
+                confidence=confidence,
+                changed=moved,
             )
         if progress:
             progress(len(predictions), len(images))
-    return predictions
+    return [predictions[row] for row in range(len(images))]
 
 
 def adapt_files(
     model: Path, images: Path, out: Path, *, progress: Callable[[int, int], None] | None = None, **options: Any
 ) -> list[Prediction]:
     """Load a checkpoint and images, adapt, and write the predictions to the CSV file `out` in one step."""
+    check_writable(out)
     predictions = adapt_images(checkpoints.load(model), load_images(images), progress=progress, **options)
     with written_whole(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -100,23 +104,6 @@ def adapt_files(
     return predictions
 
 
-def _check_shape(checkpoint: Checkpoint, images: ImageSet) -> None:
-    expected, found = checkpoint.image_shape, tuple(images.images.shape[1:])
-    if found[0] != expected[0]:
-        kinds = {1: "gray (1 channel)", 3: "colour (3 channels)"}
-        raise DataError(
-            f"the model was trained on {kinds[expected[0]]} images, {images.name} has {kinds[found[0]]}; convert them"
-        )
-    if found != expected:
-        height, width = expected[1:]
-        raise DataError(
-            f"the model was trained on images of {height}x{width} pixels and {images.name} has {found[1]}x{found[2]}; "
-            f"resize them to {height}x{width} first"
-        )
-
-
-def _even_batches(count: int, batch_size: int) -> list[range]:
-    starts = list(range(0, count, batch_size))
-    if len(starts) > 1 and count - starts[-1] < batch_size / 2:
-        starts.pop()
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
+def _even_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """Split row numbers into batches; a last one of less than half the size joins the one before."""
+    return list(order.tensor_split([*range(batch_size, len(order) - (batch_size - 1) // 2, batch_size)]))

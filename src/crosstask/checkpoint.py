@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from crosstask import runtime
 from crosstask.config import Task, to_dict, validate
-from crosstask.errors import CheckpointError
+from crosstask.errors import CheckpointError, ConfigError
 from crosstask.files import folder_written_whole, sha256
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
@@ -165,18 +165,35 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not whole JSON: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
         raise CheckpointError(f"{path} has format {found!r}; this version reads format {FORMAT}. Update crosstask")
-    if missing := sorted(_KEYS - about.keys()):
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
+    try:
+        validate(_About, about, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
     return about
 
 
-_KEYS = {
-    "format", "kind", "encoder", "feature_dim", "classes", "class_names", "image_shape", "task", "settings", "metrics",
-    "parents", "environment", "weights_sha256",
-}  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """What `config.json` holds."""
+
+    format: int
+    kind: Kind
+    encoder: str
+    feature_dim: int | None
+    classes: int | None
+    class_names: list[str]
+    image_shape: tuple[int, int, int]
+    task: dict[str, Any] | None
+    settings: dict[str, Any]
+    metrics: dict[str, float]
+    parents: dict[str, str]
+    environment: dict[str, str]
+    weights_sha256: str
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

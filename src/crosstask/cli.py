@@ -60,7 +60,6 @@ def pretrain(
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         images = pipeline.source_images(experiment.recipe, narrator.say)
-        experiment.open()
         for name, stage in stages.items():
             if only in (None, name):
                 stage(experiment, images)
@@ -84,7 +83,6 @@ def align(
         teacher = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
         student = checkpoint.load(self_supervised or experiment.path(pipeline.SELF_SUPERVISED))
         images = pipeline.source_images(experiment.recipe, narrator.say)
-        experiment.open()
         pipeline.align_stage(experiment, images, teacher, student)
     print(experiment.path(pipeline.ALIGNED))
 
@@ -106,7 +104,6 @@ def bench(
         source = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
         twin = checkpoint.load(aligned or experiment.path(pipeline.ALIGNED))
         images = pipeline.target_images(experiment.recipe, narrator.say)
-        experiment.open()
         pipeline.bench_stage(experiment, images, source, twin)
     print(experiment.folder / "records.jsonl")
 

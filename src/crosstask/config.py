@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import tomllib
 import types
@@ -13,17 +14,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from crosstask.errors import ConfigError, UnknownName, did_you_mean
 
-_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("expected the smaller number first")
+    return pair
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Areas = Annotated[tuple[Annotated[Share, Field(gt=0)], Annotated[Share, Field(gt=0)]], AfterValidator(_ordered)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -42,7 +52,7 @@ class Data:
 class Views:
     """The random views of a self-supervised task (Chen et al. 2020, app. A)."""
 
-    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.2, 1.0)
+    crop: Areas = (0.2, 1.0)
     """Smallest and largest share of the image's area that a crop keeps; its aspect ratio lies in [3/4, 4/3]."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
@@ -60,7 +70,7 @@ class Views:
     """Probability of losing all colour."""
     blur: Share = 0.0
     """Probability of a Gaussian blur."""
-    blur_sigma: tuple[Positive, Positive] = (0.1, 1.0)
+    blur_sigma: Annotated[tuple[Positive, Positive], AfterValidator(_ordered)] = (0.1, 1.0)
     """Smallest and largest deviation of the blur, in pixels of a 32-pixel image."""
 
 
@@ -100,7 +110,7 @@ class Optimisation:
 class Supervised(Optimisation):
     """Stage 1a: cross-entropy with random resized crops and flips."""
 
-    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.2, 1.0)
+    crop: Areas = (0.2, 1.0)
     """Smallest and largest share of the image's area that a crop keeps."""
 
 
@@ -131,6 +141,8 @@ class Column:
     """A name of `crosstask methods`."""
     reset: Literal["batch", "corruption"] = "batch"
     """Back to the source after every batch (episodic) or before every corruption (online)."""
+    checkpoint: Literal["supervised", "aligned"] | None = None
+    """The model it starts from; by default the one the method needs."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """The method's own keyword arguments."""
 
@@ -139,17 +151,17 @@ class Column:
 class Bench:
     """Which cells are measured: columns x corruptions x seeds."""
 
-    corruptions: tuple[str, ...]
+    corruptions: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of corruptions; `clean` for the images as they are."""
     severity: Annotated[int, Field(ge=1, le=5)] = 5
     """From 1 (mild) to 5."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Each seed draws its own test images, noise and views."""
     images: Count = 256
     """Test images a cell."""
     batch_size: Count = 128
     """Test images a batch."""
-    curve: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 3, 5, 10, 20)
+    curve: tuple[Steps, ...] = (0, 1, 3, 5, 10, 20)
     """Updates a batch after which a learning method is also scored."""
     columns: dict[str, Column]
     """Label of a column to what it runs."""
@@ -159,7 +171,7 @@ class Bench:
 class Recipe:
     """A whole experiment, from images to report."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     """Names the run folder."""
     seed: int = 0
     """Fixes initial weights, order and views of all training stages."""
@@ -213,6 +225,19 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in _recipes().iterdir() if path.name.endswith(".toml"))
 
 
+def keyword_config(made: type) -> type:
+    """Return a config class of a class's own keyword-only arguments, with their annotations and defaults."""
+    hints = typing.get_type_hints(made.__init__, include_extras=True)  # type: ignore[misc]
+    own = [p for p in inspect.signature(made).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    fields = [(p.name, _strict(hints[p.name]), p.default) for p in own]
+    return dataclass(dataclasses.make_dataclass("Arguments", fields, kw_only=True), config=_STRICT)
+
+
+def _strict(hint: Any) -> Any:
+    """Have a number given as text, say, refused rather than converted; literals are so by themselves."""
+    return hint if typing.get_origin(hint) is Literal else Annotated[hint, Strict()]
+
+
 ConfigT = typing.TypeVar("ConfigT")
 
 
@@ -249,7 +274,10 @@ def _recipe_text(source: str) -> str:
     if path.suffix == ".toml":
         if not path.is_file():
             raise ConfigError(f"there is no recipe file {source}")
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the recipe {source}: {error}; it must be a text file in UTF-8") from error
     if source not in recipe_names():
         raise UnknownName("recipe", source, recipe_names())
     return (_recipes() / f"{source}.toml").read_text(encoding="utf-8")

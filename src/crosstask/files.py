@@ -38,6 +38,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {_REFUSALS[error.errno]}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise a `StorageError` now if a file could not be written at `path` later; leave nothing behind."""
+    with storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        made = [parent for parent in path.absolute().parents if not parent.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial = path.with_name(_own_name(path, "tmp"))
+        trial.touch()
+        trial.unlink()
+        for parent in made:
+            parent.rmdir()
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on success it takes `path`'s name in one step, on failure it vanishes.

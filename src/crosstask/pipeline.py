@@ -20,15 +20,15 @@ from torch import nn
 from crosstask import checkpoint as checkpoints
 from crosstask import config, report, runtime
 from crosstask.bench import examples, records
-from crosstask.bench.grid import Grid, cells, check, measure, missing, work
+from crosstask.bench.grid import Grid, cells, check, is_shown, measure, missing, work
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Recipe
-from crosstask.data.images import ImageSet, is_divided, load_images
+from crosstask.data.images import ImageSet, check_same_kind, is_divided, load_images
 from crosstask.errors import CheckpointError, ConfigError, UnknownName
 from crosstask.files import storage_errors, sweep, write_text
 from crosstask.nets.encoders import ENCODERS, ResNet, initialise, make_encoder
 from crosstask.nets.split import Classifier
-from crosstask.tasks import TASKS, make_task
+from crosstask.tasks import TASKS, SelfSupervisedTask, make_task
 from crosstask.train.align import align
 from crosstask.train.loop import Run
 from crosstask.train.pretrain import pretrain_self_supervised, pretrain_supervised
@@ -172,9 +172,7 @@ def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, s
     """Stage 2: align the self-supervised encoder with the supervised one, or find it aligned."""
     recipe = experiment.recipe
 
-    if student.task is None:
-        raise CheckpointError(f"alignment starts from a self-supervised checkpoint, and this one is {student.kind}")
-    task = student.task
+    task = _check_twins(teacher, student, images)
     parents = {SUPERVISED: teacher.weights_hash, SELF_SUPERVISED: student.weights_hash}
 
     def make(run: Run) -> Checkpoint:
@@ -185,17 +183,34 @@ def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, s
         refit_batch_norm(encoder, images, run)
         return Checkpoint(
             kind="aligned",
+            encoder_name=student.encoder_name,
             encoder=encoder,
             head=classifier.head,
             task=own_task,
             task_config=student.task_config,
+            image_shape=teacher.image_shape,
+            class_names=teacher.class_names,
             metrics={"loss": losses[-1]},
             statistics=feature_statistics(encoder, images, run),
             parents=parents,
-            **_origin(recipe, images),
         )
 
     return _stage(experiment, ALIGNED, images, {"align": recipe.align}, parents, make)
+
+
+def _check_twins(teacher: Checkpoint, student: Checkpoint, images: ImageSet) -> SelfSupervisedTask:
+    """Check that two checkpoints and the images go together; return the student's task."""
+    if student.task is None:
+        raise CheckpointError(f"alignment starts from a self-supervised checkpoint, and this one is {student.kind}")
+    for checkpoint in (teacher, student):
+        check_same_kind(images, checkpoint.image_shape)
+    expected, found = (len(checkpoint.statistics["mean"]) for checkpoint in (teacher, student))
+    if expected != found:
+        raise CheckpointError(
+            f"the supervised encoder has {expected} features and the self-supervised one {found}; "
+            "alignment needs two of one width"
+        )
+    return student.task
 
 
 def _stage(
@@ -207,6 +222,7 @@ def _stage(
     make: Callable[[Run], Checkpoint],
 ) -> Checkpoint:
     """Load the checkpoint of this kind if the very same settings made it; else make it, from where a kill left it."""
+    experiment.open()
     recipe, path = experiment.recipe, experiment.path(kind)
     plain: dict[str, Any] = {name: config.to_dict(part) for name, part in settings.items()}
     plain |= {"seed": recipe.seed, "encoder": recipe.encoder, "precision": recipe.precision, "data": images.name}
@@ -255,23 +271,30 @@ def _without_none(tree: Any) -> Any:
 
 
 def bench_stage(experiment: Experiment, images: ImageSet, supervised: Checkpoint, aligned: Checkpoint) -> None:
-    """Stage 3: adapt and score every column under every corruption, one record a cell; then pick examples."""
-    recipe, path = experiment.recipe, experiment.folder / "records.jsonl"
+    """Stage 3: adapt and score every column under every corruption, one record a cell; keep an example of some."""
+    _check_family(supervised, aligned)
+    recipe, path, shown = experiment.recipe, experiment.folder / "records.jsonl", experiment.folder / "examples.json"
     grid = Grid(
         bench=recipe.bench,
         images=images,
         checkpoints={SUPERVISED: supervised, ALIGNED: aligned},
         device=experiment.device,
-        precision=recipe.precision,
+        precision=runtime.resolve_precision(experiment.device, recipe.precision),
         command=experiment.command,
     )
-    todo = missing(grid, path)
+    wanted = {cell.key for cell in cells(grid) if is_shown(grid, cell)}
+    experiment.open()
+    kept = examples.prune(shown, wanted)
+    unrecorded = {cell.key for cell in missing(grid, path)}
+    todo = [cell for cell in cells(grid) if cell.key in unrecorded | (wanted - kept.keys())]
     total, done = sum(work(cell) for cell in todo), 0
     started = time.monotonic()
     for measured in measure(grid, todo):
         if measured.example:
-            examples.keep(experiment.folder / "examples.json", measured.example)
-        records.append(path, measured.record)
+            kept[measured.cell.key] = measured.example
+            examples.keep(shown, kept)
+        if measured.cell.key in unrecorded:
+            records.append(path, measured.record)
         cell, done = measured.cell, done + work(measured.cell)
         note = f"{cell.label} {cell.corruption} seed {cell.seed}: {measured.record.accuracy:.1%}"
         experiment.narrator.progress("bench", done, total, note)
@@ -279,6 +302,20 @@ def bench_stage(experiment: Experiment, images: ImageSet, supervised: Checkpoint
         experiment.say(f"bench: {len(todo)} cells measured in {time.monotonic() - started:.0f} s")
     else:
         experiment.say(f"bench: found all {len(cells(grid))} cells in {path}")
+
+
+def _check_family(supervised: Checkpoint, aligned: Checkpoint) -> None:
+    """Check that two checkpoints are what they are used for, and the second made from the first."""
+    if supervised.head is None or aligned.kind != ALIGNED:
+        raise CheckpointError(
+            "a comparison needs a supervised and an aligned checkpoint, "
+            f"and got one that is {supervised.kind} and one that is {aligned.kind}"
+        )
+    if aligned.parents.get(SUPERVISED) != supervised.weights_hash:
+        raise CheckpointError(
+            f"the aligned checkpoint was not aligned with this supervised one: expected the weights "
+            f"{aligned.parents.get(SUPERVISED)}, got {supervised.weights_hash}; give the two of one run"
+        )
 
 
 def report_stage(experiment: Experiment) -> Path:
@@ -293,7 +330,7 @@ def run_recipe(experiment: Experiment) -> Path:
     source = source_images(experiment.recipe, experiment.narrator.say)
     target = target_images(experiment.recipe, experiment.narrator.say)
     check(experiment.recipe.bench, target)
-    experiment.open()
+    check_same_kind(target, source.images.shape[1:], source.class_names)
     supervised = supervised_stage(experiment, source)
     self_supervised = self_supervised_stage(experiment, source)
     aligned = align_stage(experiment, source, supervised, self_supervised)

@@ -19,8 +19,6 @@ from torch import nn
 
 from crosstask.errors import ConfigError
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -32,11 +30,14 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unavailable = ConfigError(f"device {name!r} is not available here; expected auto, cpu or cuda[:index]")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} is not available here; expected auto, cpu or cuda[:index]") from error
+        raise unavailable from error
+    if device.type not in ("cpu", "cuda"):
+        raise unavailable
     return device
 
 
@@ -47,14 +48,21 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def resolve_precision(device: torch.device, precision: str) -> str:
+    """Return `float32` or `bfloat16`; `auto` takes bfloat16 where it is fast."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if fast_bfloat16(device) else "float32"
+
+
 def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager:
-    """Return the context in which networks run: bfloat16 autocast where it is fast, else float32.
+    """Return the context in which networks run: bfloat16 autocast or plain float32.
 
     Args:
         device: where the networks are.
         precision: `auto`, `float32` or `bfloat16`.
     """
-    if precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device)):
+    if resolve_precision(device, precision) == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
@@ -90,10 +98,22 @@ def generator(device: torch.device, *parts: object) -> torch.Generator:
     return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` count from here on, where the system can: CUDA and Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MiB: of the device on CUDA, of the process elsewhere."""
+    """Return the peak memory in MiB: allocated on the CUDA device, or held by the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

@@ -42,6 +42,7 @@ class ViewSampler:
 
     def geometric(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Crop, resample to the full size, and flip."""
+        dtype, x = x.dtype, _exact(x)
         batch, _, height, width = x.shape
         uniform = _uniforms(x, 5, generator)
         area = self.views.crop[0] + (self.views.crop[1] - self.views.crop[0]) * uniform[0]
@@ -52,10 +53,11 @@ class ViewSampler:
         rows = _resampling(uniform[2] * (1 - tall), tall, height)
         columns = _resampling(uniform[3] * (1 - wide), wide, width)
         flipped = (uniform[4] < self.views.flip).view(batch, 1, 1)
-        return _separable(x, rows, torch.where(flipped, columns.flip(1), columns))
+        return _separable(x, rows, torch.where(flipped, columns.flip(1), columns)).to(dtype)
 
     def photometric(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Jitter brightness, contrast and colour, and blur."""
+        dtype, x = x.dtype, _exact(x)
         uniform = _uniforms(x, 8, generator)
         strength = (uniform[0] < self.views.jitter).to(x.dtype)
         signed = strength * (2 * uniform - 1)
@@ -70,7 +72,7 @@ class ViewSampler:
             keep_colour = (uniform[5] >= self.views.gray).to(x.dtype)
             x = _turn_colours(x, saturation.flatten() * keep_colour, 2 * math.pi * self.views.hue * signed[4])
         x = x.clamp_(0, 1)
-        return self._blurred(x, uniform[6:8]) if self.views.blur > 0 else x
+        return (self._blurred(x, uniform[6:8]) if self.views.blur > 0 else x).to(dtype)
 
     def _blurred(self, x: Tensor, uniform: Tensor) -> Tensor:
         low, high = self.views.blur_sigma
@@ -84,8 +86,13 @@ def two_views(x: Tensor, sampler: ViewSampler, generator: torch.Generator) -> Te
     return sampler(torch.cat([x, x]), generator)
 
 
+def _exact(x: Tensor) -> Tensor:
+    """Return half-precision images in float32, in which a crop's place is exact enough; others as they are."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def _uniforms(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(count, x.shape[0], generator=generator, device=x.device)
+    return torch.rand(count, x.shape[0], generator=generator, device=x.device).to(x.dtype)
 
 
 def _separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ class Predictions:
 
     Attributes:
         logits: number of updates to float logits [N, K] on the CPU, in the stream's order.
-        seconds: time inside the adapter.
+        seconds: time inside the adapter, without the predictions that only the curve asks for.
         batches: how many batches there were.
     """
 
@@ -33,30 +32,24 @@ class Predictions:
     batches: int
 
 
-def predict(
-    adapter: Adapter, stream: Stream, protocol: Protocol, *, device: torch.device, precision: str = "auto",
-    on_batch: Callable[[], None] | None = None,
-) -> Predictions:  # fmt: skip
+def predict(adapter: Adapter, stream: Stream, protocol: Protocol, device: torch.device) -> Predictions:
     """Run an adapter over a stream without labels, from the source state, resetting as the protocol says."""
     points = sorted({0, *protocol.curve, protocol.steps})
     parts: dict[int, list[Tensor]] = {point: [] for point in points}
     seconds, batches = 0.0, 0
+    with runtime.autocast(device, protocol.precision):
+        adapter.curve(runtime.to_unit_floats(next(stream.batches()), device), (0,))  # the first pass pays for set-up
     adapter.reset()
     for batch in stream.batches():
         x = runtime.to_unit_floats(batch, device)
-        _wait(device)
-        started = time.perf_counter()
-        if protocol.reset == "batch":
-            adapter.reset()
-        with runtime.autocast(device, precision):
+        with _Clock(adapter, device) as clock, runtime.autocast(device, protocol.precision):
+            if protocol.reset == "batch":
+                adapter.reset()
             curve = adapter.curve(x, points)
-        _wait(device)
-        seconds += time.perf_counter() - started
+        seconds += clock.seconds
         batches += 1
         for point, logits in curve.items():
             parts[point].append(logits.float().cpu())
-        if on_batch:
-            on_batch()
     return Predictions(logits={p: torch.cat(part) for p, part in parts.items()}, seconds=seconds, batches=batches)
 
 
@@ -90,6 +83,32 @@ def score(predictions: Predictions, frozen: Tensor, stream: Stream, protocol: Pr
     }
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+class _Clock:
+    """Times what stands in its `with` block; of the adapter's predictions there it counts the last one alone."""
+
+    def __init__(self, adapter: Adapter, device: torch.device) -> None:
+        self.adapter, self.device = adapter, device
+        self.predictions: list[float] = []
+        self.seconds = 0.0
+
+    def __enter__(self) -> _Clock:
+        predict = self.adapter.predict
+
+        def timed(x: Tensor) -> Tensor:
+            started = self._now()
+            logits = predict(x)
+            self.predictions.append(self._now() - started)
+            return logits
+
+        self.adapter.predict = timed  # type: ignore[method-assign]
+        self.started = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self.started - sum(self.predictions[:-1])
+        del self.adapter.predict
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

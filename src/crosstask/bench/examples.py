@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,27 @@ def pick(stream: Stream, frozen: Tensor, adapted: Tensor) -> dict[str, Any]:
     }
 
 
-def keep(path: Path, example: dict[str, Any]) -> None:
-    """Add an example to the file at `path`, in place of an earlier one of the same corruption and severity."""
-    kept = json.loads(path.read_text(encoding="utf-8"))["examples"] if path.exists() else []
-    same = (example["corruption"], example["severity"])
-    kept = [other for other in kept if (other["corruption"], other["severity"]) != same]
-    write_text(path, json.dumps({"examples": [*kept, example]}, indent=1))
+def kept(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the examples in the file at `path` by the keys of their cells; none if it is torn or not there."""
+    try:
+        return {example["key"]: example for example in json.loads(path.read_text(encoding="utf-8"))["examples"]}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def prune(path: Path, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Drop the examples in the file at `path` of cells that are not `wanted`; return the rest."""
+    found = kept(path)
+    rest = {key: example for key, example in found.items() if key in wanted}
+    if rest != found:
+        keep(path, rest)
+    return rest
+
+
+def keep(path: Path, examples: Mapping[str, dict[str, Any]]) -> None:
+    """Write examples, by the keys of their cells, to the file at `path`."""
+    lines = [{"key": key, **example} for key, example in examples.items()]
+    write_text(path, json.dumps({"examples": lines}, indent=1))
 
 
 def _opinion(logits: Tensor, names: tuple[str, ...]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from crosstask.bench.benchmark import predict, score
 from crosstask.bench.protocol import Protocol
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Bench, Column, digest
-from crosstask.data.corruptions import available
-from crosstask.data.images import ImageSet
-from crosstask.data.streams import CLEAN, Stream, draw_stream
+from crosstask.data.corruptions import MINIMUM_SIZE, available
+from crosstask.data.images import ImageSet, check_same_kind
+from crosstask.data.severities import CLEAN
+from crosstask.data.streams import Stream, draw_stream
 from crosstask.errors import ConfigError, DataError, UnknownName
 from crosstask.methods import Adapter, Source, check_arguments, find, make_adapter
 
@@ -30,8 +31,8 @@ class Grid:
     Attributes:
         bench: columns, corruptions, seeds and the protocol.
         images: the labelled target images.
-        checkpoints: `supervised` and, for methods that need it, `aligned`.
-        device, precision: where and how the networks run.
+        checkpoints: `supervised` and `aligned`.
+        device, precision: where the networks run, and whether in `float32` or `bfloat16`.
         command: that makes these records again.
     """
 
@@ -66,7 +67,7 @@ class Measured:
 
 
 def check(bench: Bench, images: ImageSet) -> None:
-    """Raise for unknown methods, arguments and corruptions, and for unfit images, before anything long begins."""
+    """Raise for unknown methods, corruptions and arguments, and for unfit images, before anything long begins."""
     if images.labels is None:
         raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     if bench.images > len(images):
@@ -78,11 +79,19 @@ def check(bench: Bench, images: ImageSet) -> None:
     for corruption in bench.corruptions:
         if corruption not in (CLEAN, *available()):
             raise UnknownName("corruption", corruption, (CLEAN, *available()))
+    height, width = images.images.shape[2:]
+    if min(height, width) < MINIMUM_SIZE and set(bench.corruptions) != {CLEAN}:
+        raise DataError(
+            f"corruptions need images of at least {MINIMUM_SIZE}x{MINIMUM_SIZE} pixels, and {images.name} has "
+            f"{height}x{width}; enlarge them first"
+        )
 
 
 def cells(grid: Grid) -> list[Cell]:
     """List all cells; the columns of one (seed, corruption) stand together."""
     check(grid.bench, grid.images)
+    for checkpoint in grid.checkpoints.values():
+        check_same_kind(grid.images, checkpoint.image_shape, checkpoint.class_names)
     return [
         _cell(grid, label, column, corruption, seed)
         for seed in grid.bench.seeds
@@ -97,14 +106,11 @@ def missing(grid: Grid, path: Path) -> list[Cell]:
     Records of other cells, as after a change of settings, are first moved to `superseded.jsonl` beside it.
     """
     wanted = cells(grid)
-    found = records.read(path) if path.exists() else []
-    keys = {cell.key for cell in wanted}
-    if any(record.key not in keys for record in found):
-        for record in found:
-            if record.key not in keys:
-                records.append(path.with_name("superseded.jsonl"), record)
-        records.replace(path, [record for record in found if record.key in keys])
-    return [cell for cell in wanted if cell.key not in {record.key for record in found}]
+    if not path.exists():
+        return wanted
+    records.set_aside(path, {cell.key for cell in wanted}, path.with_name("superseded.jsonl"))
+    found = {record.key for record in records.read(path)}
+    return [cell for cell in wanted if cell.key not in found]
 
 
 def work(cell: Cell) -> int:
@@ -112,6 +118,11 @@ def work(cell: Cell) -> int:
     passes = 3 if find(cell.column.method).needs == "supervised" else 6
     batches = -(-cell.protocol.n // cell.protocol.batch_size)
     return batches * (1 + passes * cell.protocol.steps)
+
+
+def is_shown(grid: Grid, cell: Cell) -> bool:
+    """Say whether the report shows an example image of this cell: an adapting aligned model on the first seed."""
+    return find(cell.column.method).needs == "aligned" and cell.seed == grid.bench.seeds[0]
 
 
 def measure(grid: Grid, todo: list[Cell]) -> Iterator[Measured]:
@@ -144,19 +155,20 @@ def adapter_of(grid: Grid, cell: Cell) -> Adapter:
 
 def _cell(grid: Grid, label: str, column: Column, corruption: str, seed: int) -> Cell:
     bench, method = grid.bench, find(column.method)
-    if method.needs not in grid.checkpoints:
-        raise ConfigError(f"the column {label} needs an {method.needs} checkpoint, and none is given")
+    model = column.checkpoint or method.needs
     steps = int(column.arguments.get("steps", method.defaults.get("steps", 0)))
     protocol = Protocol(
+        model=model,
         reset=column.reset,
         batch_size=bench.batch_size,
         n=bench.images,
         steps=steps,
         curve=tuple(sorted({0, steps, *(point for point in bench.curve if point <= steps)})),
+        precision=grid.precision,
     )
-    checkpoint = grid.checkpoints[method.needs]
+    checkpoint = grid.checkpoints[model]
     key = digest(
-        column, protocol.to_dict(), corruption, bench.severity, seed, grid.precision, grid.device.type,
+        column, protocol.to_dict(), corruption, bench.severity, seed, grid.device.type,
         checkpoint.weights_hash, grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label,
     )  # fmt: skip
     return Cell(
@@ -166,13 +178,22 @@ def _cell(grid: Grid, label: str, column: Column, corruption: str, seed: int) ->
 
 def _frozen(grid: Grid, stream: Stream) -> Tensor:
     source = runtime.place(Source(grid.checkpoints["supervised"].classifier), grid.device)
-    protocol = Protocol(reset="batch", batch_size=stream.batch_size, n=len(stream.images), steps=0, curve=(0,))
-    return predict(source, stream, protocol, device=grid.device, precision=grid.precision).logits[0]
+    protocol = Protocol(
+        model="supervised",
+        reset="batch",
+        batch_size=stream.batch_size,
+        n=len(stream.images),
+        steps=0,
+        curve=(0,),
+        precision=grid.precision,
+    )
+    return predict(source, stream, protocol, grid.device).logits[0]
 
 
 def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured:
+    runtime.forget_peak_memory(grid.device)
     adapter = adapter_of(grid, cell)
-    predictions = predict(adapter, stream, cell.protocol, device=grid.device, precision=grid.precision)
+    predictions = predict(adapter, stream, cell.protocol, grid.device)
     arguments = find(cell.column.method).defaults | cell.column.arguments
     if "seed" in arguments:
         arguments["seed"] = adapter.seed
@@ -194,6 +215,6 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured
         command=grid.command,
         key=cell.key,
     )
-    shown = find(cell.column.method).needs == "aligned" and cell.seed == grid.bench.seeds[0]
-    example = examples.pick(stream, frozen, predictions.logits[cell.protocol.steps]) if shown else None
+    final = predictions.logits[cell.protocol.steps]
+    example = examples.pick(stream, frozen, final) if is_shown(grid, cell) else None
     return Measured(cell=cell, record=record, example=example)

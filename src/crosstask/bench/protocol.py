@@ -11,20 +11,24 @@ class Protocol:
     """How a method meets the test stream.
 
     Attributes:
+        model: the checkpoint it starts from.
         reset: back to the source after every `batch` (episodic) or before every `corruption` (online).
         stream: the order of the images; `iid` is a random order.
         batch_size: images a batch.
         n: images a cell.
         steps: updates on each batch before it is predicted.
         curve: numbers of updates at which the accuracy is taken, from the same pass.
+        precision: in which the networks run.
     """
 
+    model: Literal["supervised", "aligned"]
     reset: Literal["batch", "corruption"]
     stream: Literal["iid"] = "iid"
     batch_size: int
     n: int
     steps: int
     curve: tuple[int, ...]
+    precision: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -5,11 +5,12 @@ A file of records loads into pandas in one call: `pandas.read_json("records.json
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,7 +21,6 @@ from crosstask.errors import DataError
 from crosstask.files import storage_errors, written_whole
 
 FORMAT = 1
-CLEAN = "clean"
 
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 NotNegative = Annotated[float, Field(strict=True, ge=0)]
@@ -112,14 +112,10 @@ def append(path: Path, record: Record) -> None:
     line = _line(record)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with _locked(path) as descriptor:
             end = _end_of_whole_lines(descriptor)
             os.ftruncate(descriptor, end)
             _write_whole(descriptor, line, end)
-        finally:
-            os.close(descriptor)
 
 
 def read(path: Path) -> list[Record]:
@@ -141,14 +137,36 @@ def read(path: Path) -> list[Record]:
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def replace(path: Path, records: Iterable[Record]) -> None:
-    """Write a file that holds these records alone, in one step.
+def set_aside(path: Path, wanted: Collection[str], aside: Path) -> None:
+    """Move the records whose keys are not `wanted` from the file at `path` to the end of the file at `aside`.
 
     Raises:
-        StorageError: the disk refuses; the file is as it was.
+        StorageError: the disk refuses; no record is lost.
     """
-    with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(b"".join(_line(record) for record in records))
+    with storage_errors(path), _locked(path):
+        found = read(path)
+        if all(record.key in wanted for record in found):
+            return
+        for record in found:
+            if record.key not in wanted:
+                append(aside, record)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(b"".join(_line(record) for record in found if record.key in wanted))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Yield a descriptor of the file at `path`, made if need be, that no other process writes to meanwhile."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: one process at a time, then
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _line(record: Record) -> bytes:

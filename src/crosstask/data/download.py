@@ -9,6 +9,7 @@ This file imports neither torch nor numpy, so that listing data sets is instant.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import fnmatch
 import gzip
 import hashlib
@@ -28,11 +29,6 @@ from typing import NamedTuple
 
 from crosstask.errors import DataError, DownloadError
 from crosstask.files import storage_errors, written_whole
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there two downloads at once cost time, the checksum still guards the result
-    fcntl = None  # type: ignore[assignment]
 
 Report = Callable[[str], None]
 
@@ -237,14 +233,13 @@ def _one_at_a_time(target: Path, report: Report) -> Iterator[None]:
         target.mkdir(parents=True, exist_ok=True)
         lock = (target / ".lock").open("w")
     with lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report("another process is fetching Fashion-MNIST; waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: the checksum still guards the result
-                report(f"{target} cannot be locked; going on without")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("another process is fetching Fashion-MNIST; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: the checksum still guards the result
+            report(f"{target} cannot be locked; going on without")
         yield
 
 

@@ -87,6 +87,39 @@ class ImageSet:
         return replace(self, labels=None)
 
 
+def check_same_kind(images: ImageSet, shape: tuple[int, ...], class_names: Sequence[str] = ()) -> None:
+    """Check that images are such as a model was trained on.
+
+    Args:
+        shape: (C, H, W) of its images.
+        class_names: of its classes, if the labels matter.
+
+    Raises:
+        DataError: another number of channels, another size, or other classes.
+    """
+    expected, found = tuple(shape), tuple(images.images.shape[1:])
+    if found[0] != expected[0]:
+        kinds = {1: "gray (1 channel)", 3: "colour (3 channels)"}
+        raise DataError(
+            f"the model was trained on {kinds[expected[0]]} images, {images.name} has {kinds[found[0]]}; convert them"
+        )
+    if found != expected:
+        height, width = expected[1:]
+        raise DataError(
+            f"the model was trained on images of {height}x{width} pixels and {images.name} has {found[1]}x{found[2]}; "
+            f"resize them to {height}x{width} first"
+        )
+    if class_names and tuple(class_names) != images.class_names:
+        raise DataError(
+            f"{images.name} has other classes than the model: expected {_some(class_names)}, got "
+            f"{_some(images.class_names)}; a label must mean the same in both"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
+
+
 def _check_images(images: Tensor, name: str) -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__

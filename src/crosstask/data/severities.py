@@ -13,6 +13,9 @@ from types import MappingProxyType
 Parameters = tuple[float, ...]
 Table = MappingProxyType[str, tuple[Parameters, ...]]
 
+CLEAN = "clean"
+"""Stands where a corruption's name does, for images as they are; its severity is 0."""
+
 BENCHMARK = (
     "gaussian_noise",
     "shot_noise",

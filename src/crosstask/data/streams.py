@@ -12,9 +12,8 @@ from torch import Tensor
 from crosstask import runtime
 from crosstask.data.corruptions import corrupt
 from crosstask.data.images import ImageSet
+from crosstask.data.severities import CLEAN
 from crosstask.errors import ConfigError
-
-CLEAN = "clean"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

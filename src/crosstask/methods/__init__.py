@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosstask.checkpoint import Checkpoint
-from crosstask.errors import AdapterError, ConfigError, UnknownName, did_you_mean
+from crosstask.config import keyword_config, validate
+from crosstask.errors import AdapterError, UnknownName
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.cta import CTA
 from crosstask.methods.ptbn import PTBN
@@ -28,7 +31,7 @@ class Method:
         paper: where it comes from.
     """
 
-    adapter: Callable[..., Adapter]
+    adapter: type[Adapter]
     needs: Literal["supervised", "aligned"]
     moves: str
     cost: str
@@ -44,11 +47,15 @@ class Method:
         """All that its docstring says."""
         return inspect.getdoc(self.adapter) or ""
 
+    @functools.cached_property
+    def arguments(self) -> type:
+        """A config class of its own keyword arguments."""
+        return keyword_config(self.adapter)
+
     @property
     def defaults(self) -> dict[str, Any]:
         """Its own keyword arguments and their defaults."""
-        parameters = inspect.signature(self.adapter).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        return {field.name: field.default for field in dataclasses.fields(self.arguments)}
 
 
 METHODS: dict[str, Method] = {
@@ -98,12 +105,8 @@ def outline(name: str) -> dict[str, Any]:
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for an argument the method does not have."""
-    known = find(name).defaults
-    for key in arguments:
-        if key not in known:
-            listing = ", ".join(known) or "none"
-            raise ConfigError(f"{name} has no argument {key!r}{did_you_mean(key, known)} Its arguments: {listing}")
+    """Raise a `ConfigError` that names every argument the method does not have or that is of a wrong type or range."""
+    validate(find(name).arguments, dict(arguments), f"the call of {name}")
 
 
 def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter:
@@ -120,13 +123,14 @@ def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter
     """
     method = find(name)
     check_arguments(name, arguments)
+    adapter: Callable[..., Adapter] = method.adapter
     if method.needs != "aligned":
-        return method.adapter(checkpoint.classifier, **arguments)
+        return adapter(checkpoint.classifier, **arguments)
     if checkpoint.task is None:
         raise AdapterError(
             f"{name} needs an aligned checkpoint and this one is {checkpoint.kind}; run `crosstask align`"
         )
-    return method.adapter(checkpoint.classifier, checkpoint.task, **arguments)
+    return adapter(checkpoint.classifier, checkpoint.task, **arguments)
 
 
 __all__ = [

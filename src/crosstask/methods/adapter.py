@@ -164,7 +164,6 @@ class Descent(nn.Module):
 
     def forward(self, loss: Tensor) -> None:
         """Take one step downhill."""
-        self.optimiser.zero_grad()
         loss.backward()
         gradients = [p.grad for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
         if torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients, foreach=True)):

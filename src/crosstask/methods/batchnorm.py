@@ -75,9 +75,13 @@ def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
         policy: `source`, `batch` or `mixed`.
         share: the batch's share in `mixed`, in [0, 1].
 
+    A subclass with a forward pass of its own (timm's `BatchNormAct2d`, say) is kept; under `batch` it loses its running
+    statistics, which makes it normalise with the batch's.
+
     Raises:
         UnknownName: there is no such policy.
         ConfigError: `share` is out of range.
+        AdapterError: such a subclass cannot mix statistics.
     """
     if policy not in get_args(Policy):
         raise UnknownName("batch-norm policy", policy, get_args(Policy))
@@ -87,9 +91,25 @@ def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if isinstance(child, _BatchNorm):
-                setattr(parent, name, PolicyBatchNorm(child, policy, share))  # type: ignore[arg-type]
                 found += 1
+                if type(child).forward in _PLAIN_FORWARDS:
+                    setattr(parent, name, PolicyBatchNorm(child, policy, share))  # type: ignore[arg-type]
+                else:
+                    _set_own_forward(child, policy)
     return found
+
+
+_PLAIN_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def _set_own_forward(layer: _BatchNorm, policy: str) -> None:
+    if policy == "mixed":
+        raise AdapterError(
+            f"{type(layer).__name__} has a forward pass of its own: it takes 'source' or 'batch', not 'mixed'"
+        )
+    if policy == "batch":
+        layer.track_running_stats = False
+        layer.running_mean = layer.running_var = None
 
 
 def norm_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

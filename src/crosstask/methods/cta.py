@@ -8,9 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from crosstask.config import Positive, Share, Steps
 from crosstask.errors import AdapterError
 from crosstask.methods.adapter import Adapter, Descent
-from crosstask.methods.batchnorm import set_batch_norm
+from crosstask.methods.batchnorm import Policy, set_batch_norm
 from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask
 
@@ -36,7 +37,7 @@ class CTA(Adapter):
         seed: fixes the views.
 
     Raises:
-        AdapterError: the encoder has no parameters.
+        AdapterError: the model is no `Classifier`, or its encoder has no parameters.
     """
 
     def __init__(
@@ -44,13 +45,17 @@ class CTA(Adapter):
         model: Classifier,
         task: SelfSupervisedTask,
         *,
-        steps: int = 20,
-        learning_rate: float = 1e-2,
-        momentum: float = 0.9,
-        batch_norm: str = "batch",
-        batch_share: float = 0.5,
+        steps: Steps = 20,
+        learning_rate: Positive = 1e-2,
+        momentum: Share = 0.9,
+        batch_norm: Policy = "batch",
+        batch_share: Share = 0.5,
         seed: int = 0,
     ) -> None:
+        if not isinstance(model, Classifier):
+            raise AdapterError(
+                f"CTA needs an encoder and a head, and got a {type(model).__name__}; see `crosstask.split`"
+            )
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)

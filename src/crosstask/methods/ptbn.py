@@ -7,8 +7,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from crosstask.config import Share
 from crosstask.errors import AdapterError
 from crosstask.methods.adapter import Adapter
+from crosstask.methods.batchnorm import Policy
 
 
 @final
@@ -26,7 +28,7 @@ class PTBN(Adapter):
         AdapterError: the model has no batch-norm layer.
     """
 
-    def __init__(self, model: nn.Module, *, batch_norm: str = "batch", batch_share: float = 0.5) -> None:
+    def __init__(self, model: nn.Module, *, batch_norm: Policy = "batch", batch_share: Share = 0.5) -> None:
         super().__init__(model, steps=0, batch_norm=batch_norm, batch_share=batch_share)
         if not self.batch_norm_layers:
             types = sorted({type(module).__name__ for module in self.model.modules()})

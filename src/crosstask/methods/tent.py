@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from crosstask import losses
+from crosstask.config import Positive, Share, Steps
 from crosstask.methods.adapter import Adapter, Descent
-from crosstask.methods.batchnorm import norm_parameters
+from crosstask.methods.batchnorm import Policy, norm_parameters
 
 
 @final
@@ -34,10 +35,10 @@ class Tent(Adapter):
         self,
         model: nn.Module,
         *,
-        steps: int = 1,
-        learning_rate: float = 1e-3,
-        batch_norm: str = "batch",
-        batch_share: float = 0.5,
+        steps: Steps = 1,
+        learning_rate: Positive = 1e-3,
+        batch_norm: Policy = "batch",
+        batch_share: Share = 0.5,
     ) -> None:
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share)
         moving = self.begin(norm_parameters(self.model))

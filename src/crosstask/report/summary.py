@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
-from crosstask.bench.records import CLEAN, Record
+from crosstask.bench.records import Record
+from crosstask.data.severities import CLEAN
 from crosstask.errors import DataError
 
-SHARED = ("batch_size", "n", "stream")
+SHARED = ("batch_size", "n", "precision", "stream")
 """What every column of one table must have in common; reset policy and steps may differ between columns."""
 
 Seeds = Mapping[int, float]
@@ -373,14 +374,14 @@ def _figures(cells: Cells, rows: Sequence[Row]) -> dict[str, Estimate]:
 
 def _cost(records: Sequence[Record]) -> Cost:
     return Cost(
-        ms_per_image=statistics.fmean(record.ms_per_batch / record.protocol["batch_size"] for record in records),
+        ms_per_image=statistics.fmean(1000 / record.images_per_second for record in records),
         images_per_second=statistics.fmean(record.images_per_second for record in records),
         peak_memory_mb=max(record.peak_memory_mb for record in records),
     )
 
 
 def _source(columns: Sequence[Column]) -> Column | None:
-    return next((column for column in columns if column.method == "source"), None)
+    return next((c for c in columns if c.method == "source" and c.protocol.get("model") != "aligned"), None)
 
 
 def _adapted(columns: Sequence[Column]) -> Column | None:

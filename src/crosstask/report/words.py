@@ -109,6 +109,17 @@ def leads(summary: Summary) -> str:
     return f"{display(summary.adapted.label)} {', '.join(told)} points." if summary.adapted and told else ""
 
 
+def before(summary: Summary) -> str:
+    """Say what the adapted column owes to its updates and what to all that comes before them, or an empty string."""
+    column = summary.adapted
+    if not column or not column.steps or not column.before or not column.mean:
+        return ""
+    added = points(column.mean.mean - column.before.mean)
+    updates = "its update adds" if column.steps == 1 else f"its {column.steps} updates add"
+    start = percent(column.before.mean)
+    return f"Before any update {display(column.label)} stands at {start} %; {updates} {added} points."
+
+
 def scope(summary: Summary) -> str:
     """Return what the means are over: `mean over 9 corruptions at severity 5`."""
     if not summary.rows:
@@ -140,7 +151,14 @@ def caption(summary: Summary) -> str:
     """Say what the numbers of the table are."""
     severities = _severities(summary)
     where = f", severity {', '.join(map(str, severities))}" if severities else ""
-    return f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}."
+    return f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}. {seed(summary)}"
+
+
+def seed(summary: Summary) -> str:
+    """Say what varies between seeds and what does not."""
+    trained = max(len(column.checkpoints) for column in summary.columns)
+    models = "one trained model" if trained == 1 else f"{trained} trained models"
+    return f"A seed draws the images, the corruption and the views; each column stands on {models}."
 
 
 def below_source(summary: Summary) -> list[str]:
@@ -181,10 +199,11 @@ def stream(summary: Summary) -> str:
 
 
 def policy(column: Column) -> str:
-    """Say how one column learns and when it forgets."""
+    """Say where one column starts, how it learns and when it forgets."""
+    start = "on the aligned model: " if column.protocol.get("model") == "aligned" and column.method != "cta" else ""
     if not column.steps:
-        return "does not learn"
-    return f"{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}"
+        return f"{start}does not learn"
+    return f"{start}{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}"
 
 
 def reset(column: Column) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ def align(
     Raises:
         TrainingError: the loss is no longer finite.
     """
-    teacher = teacher.eval().requires_grad_(False)
+    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
 
     def imitation(student: Tensor, seen: Tensor) -> Tensor:
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -52,5 +53,8 @@ def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
 
 def _batches(images: ImageSet, run: Run, batch_size: int = 500) -> Iterator[Tensor]:
     order = torch.randperm(len(images), generator=runtime.generator(torch.device("cpu"), run.seed, "statistics"))
-    for indices in order[:SAMPLE].split(batch_size):
+    order = order[:SAMPLE]
+    for indices in order.tensor_split(
+        math.ceil(len(order) / batch_size)
+    ):  # of one size, for each batch weighs the same
         yield runtime.to_unit_floats(images.images[indices], run.device)

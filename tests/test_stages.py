@@ -1,0 +1,119 @@
+"""The source-time stages: what a step of alignment descends on, what is left alone, and what is told of the source."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crosstask import runtime
+from crosstask.config import Align
+from crosstask.data.images import ImageSet
+from crosstask.errors import DataError
+from crosstask.train.align import align
+from crosstask.train.loop import Run
+from crosstask.train.pretrain import pretrain_supervised
+from crosstask.train.statistics import feature_statistics, pixel_statistics, refit_batch_norm
+
+CPU = torch.device("cpu")
+RUN = Run(seed=3, device=CPU, precision="float32")
+
+
+def noise(count: int, channels: int = 1) -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, channels, 12, 12), generator=generator, dtype=torch.uint8)
+    return ImageSet(images=images, name="noise")
+
+
+def plain_imitation(student: Tensor, teacher: Tensor, head: torch.nn.Module, config: Align) -> Tensor:
+    """CLIP's loss and the divergence of the outputs, from their formulas."""
+    s, t = (z / z.norm(dim=1, keepdim=True) for z in (student, teacher))
+    similarity = s @ t.T / config.temperature
+    matched = similarity.diagonal()
+    clip = -(2 * matched - similarity.logsumexp(dim=1) - similarity.logsumexp(dim=0)).mean() / 2
+    p, q = head(teacher).softmax(dim=1), head(student).softmax(dim=1)
+    return config.contrastive * clip + config.distillation * (p * (p / q).log()).sum(dim=1).mean()
+
+
+def test_one_step_of_alignment_is_its_formula(tiny):
+    checkpoint, teacher, images = tiny.checkpoint(), tiny.classifier(seed=8), noise(6)
+    config = Align(
+        epochs=1, batch_size=6, learning_rate=0.1, weight_decay=0, warmup=0, temperature=0.3, contrastive=0.7,
+        distillation=1.5, self_supervised=0.4,
+    )  # fmt: skip
+    student, task = copy.deepcopy(checkpoint.encoder), copy.deepcopy(checkpoint.task)
+    plain, plain_task, frozen = copy.deepcopy(student).train(), copy.deepcopy(task), copy.deepcopy(teacher).eval()
+    (loss,) = align(student, task, teacher, images, config, RUN)
+
+    order = torch.randperm(6, generator=runtime.generator(CPU, 3, "epoch", 0))
+    x, generator = images.images[order] / 255, runtime.generator(CPU, 3, "step", 0)
+    crops = task.sampler.geometric(torch.cat([x, x]), generator)
+    features = plain(task.sampler.photometric(crops, generator))
+    pairs = [(features[:6], crops[:6]), (features[6:], crops[6:]), (plain(x), x)]
+    with torch.no_grad():
+        seen = [frozen.encoder(view) for _, view in pairs]
+    imitations = [plain_imitation(f, t, frozen.head, config) for (f, _), t in zip(pairs, seen, strict=True)]
+    z = F.normalize(plain_task.projector(features), dim=1)
+    similarity = (z @ z.T / task.temperature).fill_diagonal_(-torch.inf)
+    nt_xent = F.cross_entropy(similarity, torch.arange(12).roll(6))
+    expected = sum(imitations) / 3 + 0.4 * nt_xent
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+
+    weights = {**dict(plain.named_parameters()), **dict(plain_task.named_parameters())}
+    moved = {**dict(student.named_parameters()), **dict(task.named_parameters())}
+    for name, gradient in zip(weights, torch.autograd.grad(expected, list(weights.values())), strict=True):
+        nesterov = weights[name] - 0.1 * 1.9 * gradient
+        torch.testing.assert_close(moved[name], nesterov.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_alignment_leaves_the_teacher_as_it_is_and_looks_at_no_label(tiny):
+    checkpoint, teacher, images = tiny.checkpoint(), tiny.classifier(seed=8).train(), noise(24)
+    before = copy.deepcopy(teacher.state_dict())
+    config = Align(epochs=2, batch_size=8)
+    labelled = ImageSet(images=images.images, labels=torch.arange(24) % 3, class_names=("a", "b", "c"), name="noise")
+    students = [copy.deepcopy(checkpoint.encoder) for _ in range(2)]
+    for student, seen in zip(students, (images, labelled), strict=True):
+        align(student, copy.deepcopy(checkpoint.task), teacher, seen, config, RUN)
+    for one, other in zip(*(student.state_dict().values() for student in students), strict=True):
+        assert torch.equal(one, other)
+    assert teacher.training and teacher.encoder.norm1.training
+    assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_supervised_pretraining_needs_labels(tiny):
+    with pytest.raises(DataError, match="supervised pretraining needs labels, and noise has none"):
+        pretrain_supervised(tiny.classifier(), noise(4), None, RUN)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixel_statistics_are_those_of_all_pixels(channels):
+    images = noise(7, channels)
+    mean, std = pixel_statistics(images)
+    pixels = images.images.double().transpose(0, 1).flatten(1) / 255
+    torch.testing.assert_close(mean, pixels.mean(dim=1).float())
+    torch.testing.assert_close(std, pixels.std(dim=1, correction=0).float())
+
+
+def test_feature_statistics_are_mean_and_covariance(tiny):
+    encoder, images = tiny.encoder(), noise(40)
+    found = feature_statistics(encoder, images, RUN)
+    with torch.no_grad():
+        features = encoder.eval()(images.images / 255).double()
+    torch.testing.assert_close(found["mean"], features.mean(dim=0).float())
+    torch.testing.assert_close(found["covariance"], features.T.cov().float(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [40, 501])
+def test_refitted_averages_weigh_every_image_alike(tiny, count):
+    """501 images are two batches: of nearly one size, not of 500 and of one."""
+    encoder, images = tiny.encoder(), noise(count)
+    refit_batch_norm(encoder, images, RUN)
+    with torch.no_grad():
+        first = encoder.conv1(encoder.normalize(images.images / 255))
+    torch.testing.assert_close(encoder.norm1.running_mean, first.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(encoder.norm1.running_var, first.var(dim=(0, 2, 3)), rtol=1e-2, atol=1e-4)
+    assert not encoder.training and encoder.norm1.momentum == 0.1
