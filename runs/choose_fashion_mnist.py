@@ -17,17 +17,19 @@ from pathlib import Path
 import torch
 
 import crosstask
+from crosstask import runtime
 from crosstask.bench import metrics
 from crosstask.bench.benchmark import predict
 from crosstask.bench.protocol import Protocol
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import load_recipe
-from crosstask.data.severities import HELD_OUT
-from crosstask.data.streams import CLEAN, draw_stream
+from crosstask.data.severities import CLEAN, HELD_OUT
+from crosstask.data.streams import draw_stream
 from crosstask.methods import make_adapter
 from crosstask.pipeline import Experiment, align_stage, self_supervised_stage, supervised_stage
 from crosstask.tasks import TASKS, SelfSupervisedTask, SimCLR
 
+CPU = torch.device("cpu")
 RECIPE = load_recipe("fashion-mnist")
 FOLDER = Path(sys.argv[1])
 Scores = dict[str, dict[int, float]]
@@ -52,16 +54,24 @@ def train(stage: Callable[..., Checkpoint], name: str, *parents: Checkpoint, **c
     return stage(experiment, training, *parents)
 
 
-def judge(checkpoint: Checkpoint, method: str, steps: tuple[int, ...], online: bool = False, **arguments: object) -> Scores:
+def judge(
+    checkpoint: Checkpoint, method: str, steps: tuple[int, ...], online: bool = False, **arguments: object
+) -> Scores:
     """Return the accuracy by stream and number of updates: 1,024 images in episodes, or 5,120 online."""
     count = 5120 if online else 1024
     protocol = Protocol(
-        reset="corruption" if online else "batch", batch_size=128, n=count, steps=steps[-1], curve=steps
+        model=checkpoint.kind,
+        reset="corruption" if online else "batch",
+        batch_size=128,
+        n=count,
+        steps=steps[-1],
+        curve=steps,
+        precision=runtime.resolve_precision(CPU, "auto"),
     )
     adapter, scores = make_adapter(method, checkpoint, **arguments), {}
     for corruption in (CLEAN, *HELD_OUT):
         stream = draw_stream(validation, corruption, 5, count=count, batch_size=128, seed=0)
-        logits = predict(adapter, stream, protocol, device=torch.device("cpu")).logits
+        logits = predict(adapter, stream, protocol, CPU).logits
         scores[corruption] = {step: metrics.accuracy(logits[step], stream.images.labels) for step in steps}
     return scores
 
