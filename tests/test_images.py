@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from crosstask.data import download, sources
-from crosstask.data.images import ImageSet, is_divided, load_images
+from crosstask.data.images import ImageSet, check_same_kind, is_divided, load_images
 from crosstask.errors import DataError, DownloadError
 
 
@@ -212,6 +212,23 @@ def test_what_is_divided_into_splits_is_told_from_one_set(tmp_path: Path, files:
         (tmp_path / name).touch()
     assert is_divided(tmp_path) is divided
     assert not is_divided(tmp_path / files[0]) and is_divided("fashion-mnist")
+
+
+def test_images_of_another_kind_than_a_models_are_refused() -> None:
+    images = ImageSet(
+        images=torch.zeros(2, 1, 8, 9, dtype=torch.uint8), labels=torch.tensor([0, 1]), class_names=("a", "b"), name="x"
+    )
+    for names in ((), ("a", "b"), ("a", "b", "c")):
+        check_same_kind(images, (1, 8, 9), names)
+    for shape, names, message in (
+        ((3, 8, 9), (), "trained on colour .* x has gray"),
+        ((1, 9, 9), (), "of 9x9 pixels and x has 8x9; resize them to 9x9"),
+        ((1, 8, 9), ("b", "a"), r"expected 2 \(b, a\), got 2 \(a, b\)"),
+        ((1, 8, 9), ("a",), r"expected 1 \(a\), got 2"),
+        ((1, 8, 9), tuple("bcdefghi"), r"expected 8 \(b, c, d, e, f, g, \.\.\.\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_same_kind(images, shape, names)
 
 
 def test_flat_split(tmp_path: Path) -> None:

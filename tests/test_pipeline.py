@@ -336,7 +336,7 @@ MISTAKES = {
         ("run", "{recipe}", "--set", "data.name={folder}", "--set", "data.test="),
         "data.test=FOLDER",
     ),
-    "other classes": (("run", "{recipe}", "--set", "data.test={fewer}"), "has other classes than the model"),
+    "other classes": (("run", "{recipe}", "--set", "data.test={other}"), "has other classes than the model"),
     "other colours": (("run", "{recipe}", "--set", "data.test={coloured}"), "colour (3 channels)"),
     "images too small": (
         ("run", "{recipe}", "--set", "data.name={little}", "--set", "data.test={little}", "--set", "bench.images=4"),
@@ -370,7 +370,8 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
 ) -> None:  # fmt: skip
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     labels = np.arange(32) % 2
-    np.savez(tmp_path / "fewer.npz", images=np.zeros((32, 16, 16), np.uint8), labels=labels)
+    black = np.zeros((32, 16, 16), np.uint8)
+    np.savez(tmp_path / "other.npz", images=black, labels=labels, class_names=["1", "2"])
     np.savez(tmp_path / "coloured.npz", images=np.zeros((33, 16, 16, 3), np.uint8), labels=np.arange(33) % 3)
     np.savez(tmp_path / "little.npz", images=np.zeros((32, 8, 8), np.uint8), labels=labels)
     (tmp_path / "folder").mkdir()
@@ -379,7 +380,7 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     np.save(tmp_path / "colour.npy", np.zeros((4, 16, 16, 3), np.uint8))
     np.save(tmp_path / "large.npy", np.zeros((4, 20, 20), np.uint8))
     places = {name: tmp_path / f"{name}.npy" for name in ("own", "colour", "large")}
-    places |= {name: tmp_path / f"{name}.npz" for name in ("fewer", "coloured", "little")}
+    places |= {name: tmp_path / f"{name}.npz" for name in ("other", "coloured", "little")}
     places |= {"bytes": tmp_path / "bytes.toml"}
     places |= {"folder": tmp_path / "folder", "recipe": recipe, "model": finished / "checkpoints/aligned"}
     places |= {"supervised": finished / "checkpoints/supervised"}

@@ -92,7 +92,7 @@ def check_same_kind(images: ImageSet, shape: tuple[int, ...], class_names: Seque
 
     Args:
         shape: (C, H, W) of its images.
-        class_names: of its classes, if the labels matter.
+        class_names: of its classes, if the labels matter; the images may lack the last ones.
 
     Raises:
         DataError: another number of channels, another size, or other classes.
@@ -109,10 +109,11 @@ def check_same_kind(images: ImageSet, shape: tuple[int, ...], class_names: Seque
             f"the model was trained on images of {height}x{width} pixels and {images.name} has {found[1]}x{found[2]}; "
             f"resize them to {height}x{width} first"
         )
-    if class_names and tuple(class_names) != images.class_names:
+    own = images.class_names
+    if class_names and tuple(class_names[: len(own)]) != own:
         raise DataError(
-            f"{images.name} has other classes than the model: expected {_some(class_names)}, got "
-            f"{_some(images.class_names)}; a label must mean the same in both"
+            f"{images.name} has other classes than the model: expected {_some(class_names)}, got {_some(own)}; "
+            "a label must mean the same in both"
         )
 
 
