@@ -23,8 +23,8 @@ test-fast: $(READY)  ## The tests of about a minute
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 check: $(READY)  ## Lint, format and types
-	$(BIN)/ruff check src tests tools runs
-	$(BIN)/ruff format --check src tests tools runs
+	$(BIN)/ruff check src tests tools runs examples
+	$(BIN)/ruff format --check src tests tools runs examples
 	$(BIN)/mypy
 
 bench: $(READY)  ## What an adaptation step costs beside a bare training step

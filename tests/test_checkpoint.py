@@ -15,7 +15,7 @@ from torch import nn
 from crosstask import checkpoint as checkpoints
 from crosstask import runtime
 from crosstask.checkpoint import ABOUT, FORMAT, WEIGHTS, load, save
-from crosstask.errors import CheckpointError
+from crosstask.errors import CheckpointError, StorageError
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import make_encoder
 from crosstask.tasks import SimCLR, make_task
@@ -140,6 +140,9 @@ DAMAGE = {
     "a list": (lambda folder: (folder / ABOUT).write_text("[1]"), r"has format \[1\]; this version reads format 1"),
     "a newer format": (lambda folder: rewrite(folder, format=99), "has format 99; this version reads format 1. Update"),
     "no format": (lambda folder: rewrite(folder, format=None), "has format None; this version reads format 1"),
+    "a wrong width": (lambda folder: rewrite(folder, feature_dim=-3), "feature_dim: .*greater than or equal to 1"),
+    "an image of nothing": (lambda folder: rewrite(folder, image_shape=[1, 0, 12]), "image_shape.1: .*greater than"),
+    "too few names": (lambda folder: rewrite(folder, class_names=["ant"]), "names 1 classes and has 3"),
     "a missing key": (
         lambda folder: rewrite(folder, image_shape=None),
         r"config.json has 1 mistake\(s\):\n  image_shape: is",
@@ -153,7 +156,10 @@ DAMAGE = {
         lambda folder: rewrite(folder, image_shape=[3, 12, 12]),
         r"3 tensor\(s\) differ, the first is conv.weight \(expected \(32, 3, 3, 3\), found \(32, 1, 3, 3\)\)",
     ),
-    "other classes": (lambda folder: rewrite(folder, classes=4), r"the head in .*\(expected \(4,\), found \(3,\)\)"),
+    "other classes": (
+        lambda folder: rewrite(folder, classes=4, class_names=list("abcd")),
+        r"the head in .*\(expected \(4,\), found \(3,\)\)",
+    ),
 }
 
 
@@ -269,6 +275,19 @@ def test_a_checkpoint_of_format_1_loads(tiny):
     assert (found.kind, found.class_names, found.image_shape) == ("aligned", ("ant", "bee", "cat"), (1, 12, 12))
     assert found.task_config == tiny.task_config and found.settings["align"] == {"epochs": 1.0}
     assert torch.equal(found.statistics["covariance"], torch.eye(12)) and len(found.parents["supervised"]) == 64
+
+
+def test_nothing_but_a_checkpoint_is_replaced(small, tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file.py").write_text("code")
+    for name in ("precious", "file.py"):
+        with pytest.raises(StorageError, match=f"{name}: something else stands there; name another folder"):
+            save(small, tmp_path / name)
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "file.py").read_text() == "code"
+    (tmp_path / "empty").mkdir()
+    save(small, str(tmp_path / "empty"))
 
 
 def test_saving_leaves_the_callers_modules_alone(small, tmp_path):

@@ -231,6 +231,17 @@ def test_images_of_another_kind_than_a_models_are_refused() -> None:
             check_same_kind(images, shape, names)
 
 
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+    for name in ("train/cat/a.png", "test/cat/a.png"):
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / name)
+    with pytest.raises(DataError, match=r"the class folder .*train/dog holds no images"):
+        load_images(tmp_path, split="train")
+    assert load_images(tmp_path, split="test").class_names == ("cat", "dog")
+
+
 def test_flat_split(tmp_path: Path) -> None:
     put_images(tmp_path, ["train/cat/1.png", "test/1.png"])
     images = load_images(tmp_path, split="test")

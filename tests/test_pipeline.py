@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,62 @@ def test_records_of_other_settings_are_set_aside_not_mixed(finished: Path, recip
     assert {r.steps for r in kept if r.label == "cta"} == {1}
     aside = records.read(tmp_path / "run" / "superseded.jsonl")
     assert {(r.label, r.steps) for r in aside} == {("cta", 2)}
+
+
+def test_checkpoints_of_other_settings_are_kept(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    before = weights(finished)["aligned"]
+    crosstask("align", recipe, "--out", tmp_path / "run", "--set", "align.epochs=1")
+    kept = checkpoint.read_about(tmp_path / "run" / "checkpoints" / f"aligned-{before[:8]}")
+    assert kept["weights_sha256"] == before != weights(tmp_path / "run")["aligned"]
+
+
+@pytest.mark.parametrize("keys", ["in a run", "in adapt"])
+def test_after_ctrl_c_it_says_what_holds(keys: str, finished: Path, recipe: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", np.zeros((4000, 16, 16), np.uint8))
+    model = finished / "checkpoints" / "aligned"
+    arguments, message = {
+        "in a run": (["run", recipe, "--out", tmp_path / "run", "--set=supervised.epochs=5000"], "goes on from here"),
+        "in adapt": (["adapt", "--model", model, "--images", tmp_path / "own.npy"], "nothing was written"),
+    }[keys]
+    command = [sys.executable, "-m", "crosstask", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    process.stderr.readline()  # it is under way
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    assert message in said and "Traceback" not in said
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_a_name_that_is_not_utf8_comes_out_as_it_went_in(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "0.png")
+    (tmp_path / "0.png").rename(tmp_path / "images" / os.fsdecode(b"\xff.png"))
+    out, model = tmp_path / "predictions.csv", finished / "checkpoints" / "aligned"
+    done = crosstask("adapt", "--model", model, "--images", tmp_path / "images", "--out", out)
+    assert b"\xff.png," in out.read_bytes()
+    assert "fewer than 16 images mislead" in done.stderr
+
+
+def test_predictions_that_are_not_finite_are_no_success(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    images, out = recipe.parent / "test.npz", tmp_path / "predictions.csv"
+    command = ["adapt", "--model", finished / "checkpoints" / "aligned", "--images", images, "--out", out]
+    done = crosstask(*command, "--set", "learning_rate=1e38", check=False)
+    assert done.returncode == 2 and not out.exists()
+    assert "cta ended in predictions that are not finite; lower its learning rate" in done.stderr
+
+
+def test_the_example_with_a_network_of_ones_own_runs(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "examples" / "own_network.py", recipe.parent / "train.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.stdout.splitlines() == ["logits (64, 10)", "loaded aligned"], done.stderr
+
+
+def test_the_command_says_its_version_and_a_methods_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in ((["--version"], "crosstask 0.1.0"), (["methods", "cta"], "learning_rate=0.01")):
+        assert cli.app(arguments, standalone_mode=False) in (None, 0)
+        assert expected in capsys.readouterr().out
 
 
 def test_a_lost_example_is_made_again_and_a_stale_one_goes(finished: Path, recipe: Path, tmp_path: Path) -> None:
@@ -353,6 +410,17 @@ MISTAKES = {
         ("adapt", "--model", "{model}", "--images", "{own}", "--out", "{folder}"),
         "folder stands",
     ),
+    "its own input to write to": (("adapt", "--model", "{model}", "--images", "{own}", "--out", "{own}"), "overwrite"),
+    "a pipe to write to": (("adapt", "--model", "{model}", "--images", "{own}", "--out", "{pipe}"), "no ordinary file"),
+    "a long name to write to": (
+        ("adapt", "--model", "{model}", "--images", "{own}", "--out", "{folder}/" + "n" * 300),
+        "name is too long",
+    ),
+    "a long name to read": (("adapt", "--model", "n" * 300, "--images", "{own}"), "is no checkpoint"),
+    "a column on the wrong model": (
+        ("run", "{recipe}", "--set", "bench.columns.cta.checkpoint=supervised"),
+        "cta needs the aligned checkpoint",
+    ),
     "a wrong adapt argument": (("adapt", "--model", "{model}", "--images", "{own}", "--set", "steps=abc"), "integer"),
     "no such images": (("adapt", "--model", "{model}", "--images", "/nowhere/at/all"), "does not exist"),
     "no such model": (("adapt", "--model", "/nowhere", "--images", "{own}"), "is no checkpoint"),
@@ -368,6 +436,7 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     case: str, finished: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     labels = np.arange(32) % 2
     black = np.zeros((32, 16, 16), np.uint8)
@@ -381,7 +450,7 @@ def test_a_mistake_gets_one_message_and_exit_code_2(
     np.save(tmp_path / "large.npy", np.zeros((4, 20, 20), np.uint8))
     places = {name: tmp_path / f"{name}.npy" for name in ("own", "colour", "large")}
     places |= {name: tmp_path / f"{name}.npz" for name in ("other", "coloured", "little")}
-    places |= {"bytes": tmp_path / "bytes.toml"}
+    places |= {"bytes": tmp_path / "bytes.toml", "pipe": tmp_path / "pipe"}
     places |= {"folder": tmp_path / "folder", "recipe": recipe, "model": finished / "checkpoints/aligned"}
     places |= {"supervised": finished / "checkpoints/supervised"}
     arguments, message = MISTAKES[case]

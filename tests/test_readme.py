@@ -15,7 +15,7 @@ def test_the_tables_are_those_of_the_committed_records() -> None:
     assert spec and spec.loader
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    assert "| mean" in README
+    assert "| **mean** |" in README
     assert tables.with_tables(README) == README, "run `make tables`"
 
 

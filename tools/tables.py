@@ -6,6 +6,8 @@ from pathlib import Path
 
 from crosstask import report
 from crosstask.bench import records
+from crosstask.report import words
+from crosstask.report.summary import summarise
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- table: {} -->", "<!-- end of table -->"
@@ -19,7 +21,9 @@ def with_tables(text: str) -> str:
             before, _, rest = text.partition(begin)
             _, _, after = rest.partition(END)
             found = records.read(path)
-            table = f"**{report.headline(found)}**\n\n{report.table_markdown(found)}"
+            summary = summarise(found)
+            told = f"**{words.headline(summary)}.** {words.leads(summary)} {words.before(summary)}"
+            table = f"{told}\n\n{report.table_markdown(found)}"
             text = f"{before}{begin}\n{table.strip()}\n{END}{after}"
     return text
 

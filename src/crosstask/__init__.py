@@ -41,6 +41,11 @@ _HOME = {
     "pretrain_self_supervised": "crosstask.train.pretrain",
     "align": "crosstask.train.align",
     "Run": "crosstask.train.loop",
+    "Supervised": "crosstask.config",
+    "SelfSupervised": "crosstask.config",
+    "Align": "crosstask.config",
+    "Task": "crosstask.config",
+    "make_task": "crosstask.tasks",
     "load_recipe": "crosstask.config",
     "CrosstaskError": "crosstask.errors",
 }

@@ -14,6 +14,7 @@ from crosstask import checkpoint as checkpoints
 from crosstask import runtime
 from crosstask.checkpoint import Checkpoint
 from crosstask.data.images import ImageSet, check_same_kind, load_images
+from crosstask.errors import AdapterError, ConfigError
 from crosstask.files import check_writable, written_whole
 from crosstask.methods import Source, make_adapter
 
@@ -62,6 +63,7 @@ def adapt_images(
     Raises:
         DataError: the images have another shape than the model was trained on.
         UnknownName, ConfigError, AdapterError: see `crosstask.methods.make_adapter`.
+        AdapterError: also if a prediction is not finite.
     """
     check_same_kind(images, checkpoint.image_shape)
     device = device or runtime.pick_device()
@@ -74,6 +76,10 @@ def adapt_images(
         x = runtime.to_unit_floats(images.images[rows], device)
         with runtime.autocast(device):
             before, after = source(x), adapter(x)
+        if not after.isfinite().all():
+            raise AdapterError(
+                f"{method} ended in predictions that are not finite; lower its learning rate or its steps"
+            )
         confidences, classes = after.float().softmax(dim=1).max(dim=1)
         changed = before.argmax(dim=1) != classes
         answers = zip(rows.tolist(), classes.tolist(), confidences.tolist(), changed.tolist(), strict=True)
@@ -93,10 +99,23 @@ def adapt_images(
 def adapt_files(
     model: Path, images: Path, out: Path, *, progress: Callable[[int, int], None] | None = None, **options: Any
 ) -> list[Prediction]:
-    """Load a checkpoint and images, adapt, and write the predictions to the CSV file `out` in one step."""
+    """Load a checkpoint and images, adapt, and write the predictions to the CSV file `out` in one step.
+
+    Raises:
+        ConfigError: `out` would take the place of what is read.
+        StorageError: `out` cannot be written; said before anything is computed.
+    """
+    out = Path(out).resolve()  # a link stays a link: what it points to is written
     check_writable(out)
+    for what in (model, images):
+        if out.exists() and out.is_relative_to(Path(what).resolve()):
+            raise ConfigError(f"--out {out} would overwrite a part of {what}, which is read; name another file")
     predictions = adapt_images(checkpoints.load(model), load_images(images), progress=progress, **options)
-    with written_whole(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        written_whole(out) as temporary,
+        # The name of an image need not be UTF-8: its bytes come out as they went in.
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["file", "prediction", "label_name", "confidence", "changed"])
         for p in predictions:

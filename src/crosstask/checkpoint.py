@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosstask import runtime
-from crosstask.config import Task, to_dict, validate
-from crosstask.errors import CheckpointError, ConfigError
+from crosstask.config import Count, Task, to_dict, validate
+from crosstask.errors import CheckpointError, ConfigError, StorageError
 from crosstask.files import folder_written_whole, sha256
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
@@ -79,8 +80,14 @@ class Checkpoint:
         return Classifier(self.encoder, self.head)
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """Write the folder in one step and return the checkpoint with its weights' hash."""
+def save(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
+    """Write the folder in one step, in place of an older checkpoint, and return the checkpoint with its weights' hash.
+
+    Raises:
+        StorageError: the disk refuses, or something that is no checkpoint stands there.
+    """
+    folder = Path(folder)
+    _check_replaceable(folder)
     tensors = {f"encoder.{name}": tensor for name, tensor in checkpoint.encoder.state_dict().items()}
     for part in ("head", "task"):
         module = getattr(checkpoint, part)
@@ -92,6 +99,11 @@ def save(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         checkpoint = dataclasses.replace(checkpoint, weights_hash=sha256(temporary / WEIGHTS))
         (temporary / ABOUT).write_text(json.dumps(_about(checkpoint), indent=2) + "\n", encoding="utf-8")
     return checkpoint
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise StorageError(f"cannot save a checkpoint as {folder}: something else stands there; name another folder")
 
 
 def load(
@@ -156,7 +168,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         CheckpointError: there is none, it is not whole, or its format is newer than this version knows.
     """
     path = folder / ABOUT
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  unlike Path.is_file, it answers for names that are too long
         raise CheckpointError(
             f"{folder} is no checkpoint: expected a folder with {WEIGHTS} and {ABOUT}, as "
             "`crosstask pretrain` and `crosstask align` write it"
@@ -171,9 +183,13 @@ def read_about(folder: Path) -> dict[str, Any]:
         found = about.get("format") if isinstance(about, dict) else about
         raise CheckpointError(f"{path} has format {found!r}; this version reads format {FORMAT}. Update crosstask")
     try:
-        validate(_About, about, str(path))
+        found = validate(_About, about, str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    if found.classes and found.class_names and len(found.class_names) != found.classes:
+        raise CheckpointError(f"{path} names {len(found.class_names)} classes and has {found.classes}")
+    if found.feature_dim is None and (found.classes or found.task):
+        raise CheckpointError(f"{path} does not say feature_dim, the width of the features")
     return about
 
 
@@ -184,10 +200,10 @@ class _About:
     format: int
     kind: Kind
     encoder: str
-    feature_dim: int | None
-    classes: int | None
+    feature_dim: Count | None
+    classes: Count | None
     class_names: list[str]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[Count, Count, Count]
     task: dict[str, Any] | None
     settings: dict[str, Any]
     metrics: dict[str, float]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crosstask import __version__
 from crosstask.console import ConsoleNarrator
 from crosstask.errors import ConfigError, CrosstaskError
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from crosstask.pipeline import Experiment
 
 app = typer.Typer(
-    help="Test-time training by cross-task alignment: pretrain, align, adapt, and prove it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,7 +31,23 @@ RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or t
 Out = Annotated[Path | None, typer.Option(help="The run folder; out/RECIPE by default.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, as --set align.epochs=3.")]
 DataDir = Annotated[Path | None, typer.Option(help="A folder that already holds the data set's files.")]
+_FEW = 16
+"""Images from which on the statistics of a batch help more than they harm, measured on the demo's model."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"crosstask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def crosstask(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Test-time training by cross-task alignment: pretrain, align, adapt, and prove it."""
 
 
 @app.command()
@@ -131,11 +148,11 @@ def adapt(
     """Adapt a model to your own unlabelled images and write its predictions."""
     from crosstask import config, runtime
     from crosstask.adapt import adapt_files
-    from crosstask.methods import check_arguments
+    from crosstask.methods import check_arguments, find
 
     arguments = config.parse_overrides(set_ or ())
     check_arguments(method, arguments)
-    with ConsoleNarrator() as narrator:
+    with ConsoleNarrator("interrupted; nothing was written") as narrator:
         predictions = adapt_files(
             model,
             images,
@@ -147,6 +164,13 @@ def adapt(
             progress=lambda done, total: narrator.progress("adapt", done, total, f"{done} of {total} images"),
         )
     changed = sum(prediction.changed for prediction in predictions)
+    policy = arguments.get("batch_norm", find(method).defaults.get("batch_norm"))
+    if policy == "batch" and min(batch_size, len(predictions)) < _FEW:
+        print(
+            f"crosstask: the statistics of fewer than {_FEW} images mislead; try --set batch_norm=source, or a larger "
+            "--batch-size where there are more images",
+            file=sys.stderr,
+        )
     if as_json:
         print(json.dumps({"images": len(predictions), "changed": changed, "method": method, "out": str(out)}))
     else:
@@ -166,6 +190,7 @@ def methods(
     elif name:
         print(f"{name}: {find(name).explanation}\n\nMoves {rows[0]['moves']}. Cost: {rows[0]['cost']}.")
         print(f"Needs a checkpoint: {rows[0]['needs']}. Source: {rows[0]['paper']}.")
+        print("Arguments: " + (", ".join(f"{key}={value}" for key, value in rows[0]["arguments"].items()) or "none"))
     else:
         _table(rows, ("name", "summary", "needs", "moves", "cost"))
 
@@ -210,15 +235,13 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake becomes one message and exit code 2."""
+    """Run the command line; a user's mistake, or a refusal of the system, becomes one message and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"crosstask: {message}", file=sys.stderr)
     try:
         app()
-    except CrosstaskError as error:
+    except (CrosstaskError, OSError) as error:
         print(f"crosstask: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("crosstask: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _experiment(

@@ -271,11 +271,11 @@ def _recipes() -> Any:
 
 def _recipe_text(source: str) -> str:
     path = Path(source)
-    if path.suffix == ".toml":
+    if path.suffix.lower() == ".toml" or (source not in recipe_names() and path.is_file()):
         if not path.is_file():
             raise ConfigError(f"there is no recipe file {source}")
         try:
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the recipe {source}: {error}; it must be a text file in UTF-8") from error
     if source not in recipe_names():
@@ -286,7 +286,7 @@ def _recipe_text(source: str) -> str:
 def _set(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"an override looks like align.epochs=3, got {override!r}")
+        raise ConfigError(f"a setting looks like key=value, as align.epochs=3, got {override!r}")
     *parents, last = key.strip().split(".")
     for parent in parents:
         tree = tree.setdefault(parent, {})

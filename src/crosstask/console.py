@@ -12,9 +12,14 @@ _LINE_EVERY = 10.0
 
 
 class ConsoleNarrator:
-    """Shows progress on standard error. Use as a context manager; it is a `crosstask.pipeline.Narrator`."""
+    """Shows progress on standard error. Use as a context manager; it is a `crosstask.pipeline.Narrator`.
 
-    def __init__(self) -> None:
+    Args:
+        interrupted: what to say after Ctrl-C.
+    """
+
+    def __init__(self, interrupted: str = "interrupted; the same command goes on from here") -> None:
+        self.interrupted = interrupted
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
@@ -28,9 +33,11 @@ class ConsoleNarrator:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.console.is_terminal:
             self._bars.stop()
+        if kind is KeyboardInterrupt:
+            self.console.print(f"crosstask: {self.interrupted}", markup=False)
 
     def progress(self, stage: str, done: int, total: int, note: str) -> None:
         """Move the stage's bar, or print a line at most every ten seconds."""

@@ -23,6 +23,8 @@ _REFUSALS = {
     errno.EPERM: "permission denied; choose another place or change its permissions",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another place",
     errno.EEXIST: "a file stands where a folder is needed; choose another place",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EIO: "the disk does not work; choose another place",
     errno.EISDIR: "a folder stands where a file is needed; choose another place",
 }
 
@@ -43,6 +45,8 @@ def check_writable(path: Path) -> None:
     with storage_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            raise StorageError(f"cannot write {path}: it is no ordinary file; choose another place")
         made = [parent for parent in path.absolute().parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         trial = path.with_name(_own_name(path, "tmp"))

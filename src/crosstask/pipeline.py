@@ -31,8 +31,8 @@ from crosstask.nets.split import Classifier
 from crosstask.tasks import TASKS, SelfSupervisedTask, make_task
 from crosstask.train.align import align
 from crosstask.train.loop import Run
-from crosstask.train.pretrain import pretrain_self_supervised, pretrain_supervised
-from crosstask.train.statistics import feature_statistics, pixel_statistics, refit_batch_norm
+from crosstask.train.pretrain import check_labels, pretrain_self_supervised, pretrain_supervised
+from crosstask.train.statistics import feature_statistics, pixel_statistics
 
 SUPERVISED, SELF_SUPERVISED, ALIGNED = "supervised", "self-supervised", "aligned"
 
@@ -125,6 +125,7 @@ def _load(spec: str, split: str, recipe: Recipe, say: Callable[[str], None] | No
 def supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
     """Stage 1a: train encoder and head on labels, or find them trained."""
     recipe = experiment.recipe
+    check_labels(images)
 
     def make(run: Run) -> Checkpoint:
         encoder = _fresh_encoder(recipe, images, SUPERVISED)
@@ -180,7 +181,6 @@ def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, s
         encoder = runtime.place(copy.deepcopy(student.encoder), run.device)
         own_task = runtime.place(copy.deepcopy(task), run.device)
         losses = align(encoder, own_task, classifier, images, recipe.align, run)
-        refit_batch_norm(encoder, images, run)
         return Checkpoint(
             kind="aligned",
             encoder_name=student.encoder_name,
@@ -241,6 +241,7 @@ def _stage(
             progress=lambda done, total, loss: experiment.narrator.progress(kind, done, total, f"loss {loss:.3f}"),
         )
         made = make(run)
+        _set_aside(experiment, path)
         checkpoints.save(dataclasses.replace(made, settings=plain | {"key": key}), path)
         experiment.say(f"{kind}: trained in {time.monotonic() - started:.0f} s, last loss {made.metrics['loss']:.3f}")
     state.unlink(missing_ok=True)
@@ -253,6 +254,15 @@ def _origin(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
         "image_shape": tuple(images.images.shape[1:]),
         "class_names": images.class_names,
     }
+
+
+def _set_aside(experiment: Experiment, path: Path) -> None:
+    """Keep a checkpoint of other settings under another name, where there is one."""
+    if path.exists():
+        older = path.with_name(f"{path.name}-{checkpoints.read_about(path)['weights_sha256'][:8]}")
+        if not older.exists():
+            path.rename(older)
+            experiment.say(f"{path.name}: the checkpoint of other settings is kept as {older}")
 
 
 def _fresh_encoder(recipe: Recipe, images: ImageSet, kind: str) -> ResNet:

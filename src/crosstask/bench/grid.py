@@ -71,9 +71,14 @@ def check(bench: Bench, images: ImageSet) -> None:
     if images.labels is None:
         raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     if bench.images > len(images):
-        raise ConfigError(f"bench.images asks for {bench.images} images a cell, and {images.name} has {len(images)}")
+        raise ConfigError(
+            f"bench.images asks for {bench.images} images a cell, and {images.name} has {len(images)}; "
+            f"set bench.images={len(images)} or less"
+        )
     for column in bench.columns.values():
         check_arguments(column.method, column.arguments)
+        if column.checkpoint and column.checkpoint != find(column.method).needs == "aligned":
+            raise ConfigError(f"{column.method} needs the aligned checkpoint; take checkpoint = 'supervised' away")
     if "source" not in {column.method for column in bench.columns.values()}:
         raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")
     for corruption in bench.corruptions:

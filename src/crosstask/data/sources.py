@@ -222,6 +222,9 @@ def read_image_folder(folder: Path, split: str | None) -> Arrays:
     names = _class_names(folder, split, classes)
     number = {name: label for label, name in enumerate(names)}
     labelled = [(path, number[below.name]) for below in classes for path in _images_below(below)]
+    empty = sorted({below.name for below in classes} - {path.relative_to(root).parts[0] for path, _ in labelled})
+    if labelled and empty and split in (None, "train"):
+        raise DataError(f"the class folder {root / empty[0]} holds no images; fill it or remove it")
     paths = loose or [path for path, _ in labelled]
     if not paths:
         raise DataError(
@@ -246,7 +249,8 @@ def _split_folder(folder: Path, split: str | None) -> Path:
         return found
     subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path)}
     if subfolders and subfolders <= _ALL_SPLIT_NAMES:
-        raise DataError(f"{folder} is divided into {', '.join(sorted(subfolders))}: say which split is wanted")
+        listed = ", ".join(sorted(subfolders))
+        raise DataError(f"{folder} is divided into {listed}: say which split is wanted, or name its folder")
     return folder
 
 

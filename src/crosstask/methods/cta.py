@@ -37,7 +37,7 @@ class CTA(Adapter):
         seed: fixes the views.
 
     Raises:
-        AdapterError: the model is no `Classifier`, or its encoder has no parameters.
+        AdapterError: the model is no `Classifier`, the task none, or the encoder has no parameters.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class CTA(Adapter):
             raise AdapterError(
                 f"CTA needs an encoder and a head, and got a {type(model).__name__}; see `crosstask.split`"
             )
+        if not isinstance(task, SelfSupervisedTask):
+            raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from crosstask import losses
 from crosstask.config import Align
 from crosstask.data.images import ImageSet
+from crosstask.errors import ConfigError
 from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask
 from crosstask.train.loop import Run, fit
+from crosstask.train.statistics import refit_batch_norm
 
 
 def align(
@@ -26,7 +28,8 @@ def align(
         contrastive * CLIP(f(v), f_s(p)) + distillation * KL(h f_s(p) || h f(v)) + self_supervised * task(f(v))
 
     CLIP and KL are also taken on the images themselves. The encoder normalises by the batch's statistics, of views and
-    of images apart, as it will at test time; the teacher by its own running averages.
+    of images apart, as it will at test time; the teacher by its own running averages. At the end the encoder's running
+    averages are taken anew from the images themselves.
 
     Args:
         encoder, task: trained in place.
@@ -35,7 +38,12 @@ def align(
 
     Raises:
         TrainingError: the loss is no longer finite.
+        ConfigError: the teacher is no `Classifier`.
     """
+    if not isinstance(teacher, Classifier):
+        raise ConfigError(
+            f"the teacher must have an encoder and a head, and is a {type(teacher).__name__}; see `crosstask.split`"
+        )
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
 
     def imitation(student: Tensor, seen: Tensor) -> Tensor:
@@ -54,5 +62,6 @@ def align(
 
     trainee = nn.ModuleDict({"encoder": encoder, "task": task}).train()
     history = fit(objective, trainee, images.unlabelled(), config, run)
+    refit_batch_norm(encoder, images, run)
     trainee.eval()
     return history

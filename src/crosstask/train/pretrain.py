@@ -26,10 +26,7 @@ def pretrain_supervised(classifier: Classifier, images: ImageSet, config: Superv
         DataError: the images have no labels.
         TrainingError: the loss is no longer finite.
     """
-    if images.labels is None:
-        raise DataError(
-            f"supervised pretraining needs labels, and {images.name} has none; give class folders or labels"
-        )
+    check_labels(images)
     sampler = ViewSampler(Views(crop=config.crop))
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
@@ -39,6 +36,14 @@ def pretrain_supervised(classifier: Classifier, images: ImageSet, config: Superv
     losses = fit(objective, classifier, images, config, run)
     classifier.eval()
     return losses
+
+
+def check_labels(images: ImageSet) -> None:
+    """Raise a `DataError` unless the images have labels."""
+    if images.labels is None:
+        raise DataError(
+            f"supervised pretraining needs labels, and {images.name} has none; give class folders or labels"
+        )
 
 
 def pretrain_self_supervised(
