@@ -231,6 +231,13 @@ def test_images_of_another_kind_than_a_models_are_refused() -> None:
             check_same_kind(images, shape, names)
 
 
+def test_void_labels_can_be_passed_over(tmp_path: Path) -> None:
+    np.savez(tmp_path / "void.npz", images=np.zeros((3, 16, 16), np.uint8), labels=np.full(3, -1))
+    with pytest.raises(DataError, match="labels from 0"):
+        load_images(tmp_path / "void.npz")
+    assert load_images(tmp_path / "void.npz", labels=False).labels is None
+
+
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog"):

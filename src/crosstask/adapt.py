@@ -110,7 +110,7 @@ def adapt_files(
     for what in (model, images):
         if out.exists() and out.is_relative_to(Path(what).resolve()):
             raise ConfigError(f"--out {out} would overwrite a part of {what}, which is read; name another file")
-    predictions = adapt_images(checkpoints.load(model), load_images(images), progress=progress, **options)
+    predictions = adapt_images(checkpoints.load(model), load_images(images, labels=False), progress=progress, **options)
     with (
         written_whole(out) as temporary,
         # The name of an image need not be UTF-8: its bytes come out as they went in.

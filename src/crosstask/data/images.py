@@ -143,7 +143,12 @@ def _check_labels(labels: Tensor, images: int, classes: int, name: str) -> None:
 
 
 def load_images(
-    spec: str | Path, *, split: str | None = None, data_dir: str | Path | None = None, report: Report | None = None
+    spec: str | Path,
+    *,
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+    report: Report | None = None,
+    labels: bool = True,
 ) -> ImageSet:
     """Load images by the name of a known data set or from a path.
 
@@ -156,6 +161,7 @@ def load_images(
         split: "train" or "test"; must be given for a known name, and for a path that is divided into splits.
         data_dir: for a known name, a folder that holds the data set's files.
         report: called with a line of text for each step of a download; `print` will do.
+        labels: False passes over the labels of an array or a parquet file, whatever they are.
 
     Raises:
         DataError: unknown name, missing path, or content that is not as promised; the message names the file.
@@ -171,7 +177,7 @@ def load_images(
             f"unknown data set {spec!r}{did_you_mean(spec, KNOWN)} Expected a known name ({', '.join(sorted(KNOWN))}) "
             "or a path to images, and nothing is there under that path"
         )
-    arrays = sources.read(path, split)
+    arrays = sources.read(path, split, labels)
     return _image_set(path.resolve().name if path.is_dir() else path.stem, arrays)
 
 

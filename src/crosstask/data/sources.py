@@ -59,8 +59,11 @@ class Arrays(NamedTuple):
     """Image -> file name relative to its folder, or None."""
 
 
-def read(path: Path, split: str | None = None) -> Arrays:
+def read(path: Path, split: str | None = None, labels: bool = True) -> Arrays:
     """Read the images at `path`, a file or a folder in one of the known layouts.
+
+    Args:
+        labels: whether a file's labels are looked at; without them, images whose labels are void can be read too.
 
     Raises:
         DataError: the path is missing, its layout is unknown, or what it holds is damaged.
@@ -68,7 +71,7 @@ def read(path: Path, split: str | None = None) -> Arrays:
     if split is not None and split not in SPLIT_NAMES:
         raise DataError(f"unknown split {split!r}: expected one of {', '.join(SPLIT_NAMES)}")
     try:
-        return _read(path, split)
+        return _read(path, split, labels)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}. Check its permissions, or name another path") from error
 
@@ -85,9 +88,9 @@ def is_divided(path: Path) -> bool:
     return both or (bool(below) and below <= _ALL_SPLIT_NAMES)
 
 
-def _read(path: Path, split: str | None) -> Arrays:
+def _read(path: Path, split: str | None, labels: bool) -> Arrays:
     if path.is_dir():
-        return _read_folder(path, split)
+        return _read_folder(path, split, labels)
     if not path.exists():
         raise DataError(f"{path} does not exist: expected a folder of images, a .parquet, .npz or .npy file")
     if split is not None:
@@ -96,9 +99,9 @@ def _read(path: Path, split: str | None) -> Arrays:
         )
     match path.suffix.lower():
         case ".parquet":
-            return read_parquet([path])
+            return read_parquet([path], labels)
         case ".npy" | ".npz":
-            return read_numpy(path)
+            return read_numpy(path, labels)
         case suffix if suffix in IMAGE_SUFFIXES:
             return Arrays(decode([(path.name, path)]), items=(path.name,))
         case suffix:
@@ -108,11 +111,11 @@ def _read(path: Path, split: str | None) -> Arrays:
             )
 
 
-def _read_folder(folder: Path, split: str | None) -> Arrays:
+def _read_folder(folder: Path, split: str | None, labels: bool) -> Arrays:
     if any(find_idx(folder, name) for name in FASHION_MNIST_SHA256):
         return read_idx(folder, split)
     if any(folder.glob("*.parquet")):
-        return read_parquet(_shards(folder, split))
+        return read_parquet(_shards(folder, split), labels)
     return read_image_folder(folder, split)
 
 
@@ -318,7 +321,7 @@ def _shards(folder: Path, split: str | None) -> list[Path]:
     return shards
 
 
-def read_parquet(paths: list[Path]) -> Arrays:
+def read_parquet(paths: list[Path], labels: bool = True) -> Arrays:
     """Read parquet files in the Hugging Face hub's layout.
 
     The column `img` or `image` is a struct {bytes, path} of encoded images; `label` (or `fine_label`) is optional, its
@@ -339,10 +342,10 @@ def read_parquet(paths: list[Path]) -> Arrays:
     _, label_column, class_names = shards[0].layout
     names = {name: None for shard in shards for name in shard.names() if name}
     items = tuple(names) if len(names) == count else None  # names that are missing or come twice tell nothing
-    if label_column is None:
+    if label_column is None or not labels:
         return Arrays(images, items=items)
-    labels = np.concatenate([shard.labels(label_column) for shard in shards])
-    return Arrays(images, labels, class_names or numbered_classes(labels), items)
+    numbers = np.concatenate([shard.labels(label_column) for shard in shards])
+    return Arrays(images, numbers, class_names or numbered_classes(numbers), items)
 
 
 @dataclass(frozen=True)
@@ -440,7 +443,7 @@ def numbered_classes(labels: np.ndarray) -> tuple[str, ...]:
 # --- numpy and idx -------------------------------------------------------------------------------------------------
 
 
-def read_numpy(path: Path) -> Arrays:
+def read_numpy(path: Path, labels: bool = True) -> Arrays:
     """Read a `.npy` array or an `.npz` with `images` (or one only array), optionally `labels` and `class_names`.
 
     Images are uint8 [N, H, W] or [N, H, W, C]. Pickled objects are never loaded.
@@ -452,16 +455,16 @@ def read_numpy(path: Path) -> Arrays:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}. Expected arrays of plain numbers, saved by numpy") from error
     images = _channels_first(arrays["images"], path)
-    if "labels" not in arrays:
+    if "labels" not in arrays or not labels:
         return Arrays(images)
-    labels = arrays["labels"]
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    numbers = arrays["labels"]
+    if numbers.shape != images.shape[:1] or numbers.dtype.kind not in "iu":
         raise DataError(
-            f"{path}: expected 'labels' as {len(images)} integers, got {labels.dtype} of shape {list(labels.shape)}"
+            f"{path}: expected 'labels' as {len(images)} integers, got {numbers.dtype} of shape {list(numbers.shape)}"
         )
-    labels = labels.astype(np.int64)
+    numbers = numbers.astype(np.int64)
     names = tuple(str(name) for name in np.atleast_1d(arrays.get("class_names", ())))
-    return Arrays(images, labels, names or numbered_classes(labels))
+    return Arrays(images, numbers, names or numbered_classes(numbers))
 
 
 def _named_arrays(archive: Any, path: Path) -> dict[str, np.ndarray]:
