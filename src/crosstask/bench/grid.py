@@ -67,7 +67,7 @@ class Measured:
 
 
 def check(bench: Bench, images: ImageSet) -> None:
-    """Raise for unknown methods, corruptions and arguments, and for unfit images, before anything long begins."""
+    """Raise for unknown methods, arguments and corruptions, and for unfit images, before anything long begins."""
     if images.labels is None:
         raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     if bench.images > len(images):
@@ -77,7 +77,7 @@ def check(bench: Bench, images: ImageSet) -> None:
         )
     for column in bench.columns.values():
         check_arguments(column.method, column.arguments)
-        if column.checkpoint and column.checkpoint != find(column.method).needs == "aligned":
+        if find(column.method).needs == "aligned" and column.checkpoint == "supervised":
             raise ConfigError(f"{column.method} needs the aligned checkpoint; take checkpoint = 'supervised' away")
     if "source" not in {column.method for column in bench.columns.values()}:
         raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")

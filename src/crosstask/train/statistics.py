@@ -54,7 +54,6 @@ def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
 def _batches(images: ImageSet, run: Run, batch_size: int = 500) -> Iterator[Tensor]:
     order = torch.randperm(len(images), generator=runtime.generator(torch.device("cpu"), run.seed, "statistics"))
     order = order[:SAMPLE]
-    for indices in order.tensor_split(
-        math.ceil(len(order) / batch_size)
-    ):  # of one size, for each batch weighs the same
+    batches = math.ceil(len(order) / batch_size)
+    for indices in order.tensor_split(batches):  # of one size: batch norm's averages weigh every batch alike
         yield runtime.to_unit_floats(images.images[indices], run.device)
