@@ -573,7 +573,7 @@ def put_idx(folder: Path, *, packed: bool = True) -> dict[str, np.ndarray]:
         "t10k-labels-idx1-ubyte": np.array([2, 1, 0], np.uint8),
     }
     for name, array in arrays.items():
-        (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+        (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(idx(array), mtime=0) if packed else idx(array))
     return arrays
 
 
@@ -612,7 +612,7 @@ def test_fashion_mnist_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ),
         ("t10k-images-idx3-ubyte", b"", "not an idx file"),
         ("t10k-images-idx3-ubyte", b"\0\0\x08\x03\0\0", "not an idx file"),
-        ("t10k-labels-idx1-ubyte", gzip.compress(bytes(99))[:-9], "truncated or damaged"),
+        ("t10k-labels-idx1-ubyte", gzip.compress(bytes(99), mtime=0)[:-9], "truncated or damaged"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros(4, np.uint8)), "3 images but 4 labels"),
         ("t10k-labels-idx1-ubyte", None, "holds no t10k-labels-idx1-ubyte and no"),
     ],
