@@ -27,8 +27,9 @@ check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff format --check src tests tools runs examples
 	$(BIN)/mypy
 
-bench: $(READY)  ## What an adaptation step costs beside a bare training step
+bench: $(READY)  ## What an adaptation step costs, and how fast images are corrupted, each beside its yardstick
 	$(BIN)/python -m crosstask.bench.cost
+	$(BIN)/python -m crosstask.bench.corruption_cost
 
 tables: $(READY)  ## Write the tables of README.md anew from results/
 	$(BIN)/python tools/tables.py

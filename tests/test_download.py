@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.server
-import json
 import os
 import random
 import shutil
@@ -16,12 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from crosstask.data import download
-from crosstask.data.download import cache_dir, data_table, ensure_cifar10, ensure_fashion_mnist
+from crosstask.data.download import KNOWN, KnownData, Report, cache_dir, data_table, fashion_mnist, progress
+from crosstask.data.download.checksums import Checksum
+from crosstask.data.download.dataset import OfficialFile
 from crosstask.errors import DataError, DownloadError, StorageError
 
 
@@ -45,6 +47,19 @@ HASHES = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.i
 FIRST = "train-images-idx3-ubyte"
 
 
+def tiny_fashion_mnist(url: str) -> KnownData:
+    """Return the row of the table with tiny files to expect, whose official address is `url`."""
+    checksums = {name: Checksum("SHA-256", value, unpacked=True) for name, value in HASHES.items()}
+    files = tuple(OfficialFile(f"{name}.gz", f"{url}{name}.gz", checksum) for name, checksum in checksums.items())
+    return replace(KNOWN["fashion-mnist"], files=files)
+
+
+def ensure_fashion_mnist(
+    data_dir: Path | None = None, report: Report | None = None, mirror: Path | str | None = None
+) -> Path:
+    return KNOWN["fashion-mnist"].ensure(data_dir, report, mirror=mirror)
+
+
 @pytest.fixture(autouse=True)
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with an empty cache, no apt-get, no answer at the official address, and tiny files to expect."""
@@ -53,8 +68,8 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSTASK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("CROSSTASK_DATA", raising=False)
-    monkeypatch.setattr(download, "FASHION_MNIST_SHA256", HASHES)
-    monkeypatch.setattr(download, "FASHION_MNIST_URL", "http://127.0.0.1:9/")
+    monkeypatch.delenv("CROSSTASK_MIRROR", raising=False)
+    monkeypatch.setitem(KNOWN, "fashion-mnist", tiny_fashion_mnist("http://127.0.0.1:9/"))
 
 
 def put_files(folder: Path, *, packed: bool = True) -> Path:
@@ -101,7 +116,7 @@ def test_cache_is_used_and_a_named_folder_without_the_files_is_reported(tmp_path
     cached = put_files(tmp_path / "cache" / "fashion-mnist", packed=False)
     said: list[str] = []
     assert ensure_fashion_mnist(tmp_path / "elsewhere", said.append) == cached
-    assert said == [f"no Fashion-MNIST in {tmp_path / 'elsewhere'}; looking further"]
+    assert said == [f"no fashion-mnist in {tmp_path / 'elsewhere'}; looking further"]
 
 
 def test_named_folder_with_a_part_of_the_files(tmp_path: Path) -> None:
@@ -131,7 +146,13 @@ def test_nothing_answers(tmp_path: Path) -> None:
     with pytest.raises(DownloadError) as caught:
         ensure_fashion_mnist(tmp_path / "elsewhere")
     message = str(caught.value)
-    for part in ("elsewhere: none of the four", "cache", "apt-get is not on PATH", "http://127.0.0.1:9/", "refused"):
+    for part in (
+        "elsewhere: nothing of it is there",
+        "cache",
+        "apt-get is not on PATH",
+        "http://127.0.0.1:9/",
+        "refused",
+    ):
         assert part in message
     assert all(name in message for name in GZIPPED)
     assert (
@@ -152,28 +173,18 @@ def test_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "is_file", refuse)
     monkeypatch.setattr(Path, "glob", refuse)
-    for ensure in (ensure_fashion_mnist, ensure_cifar10):
-        with pytest.raises(DataError, match=r"cannot look into .*closed: permission denied"):
-            ensure(tmp_path / "closed")
+    for known in KNOWN.values():
+        with pytest.raises(DataError, match=r"cannot look into .*closed.*: permission denied"):
+            known.ensure(tmp_path / "closed", fetch=True)
     assert not any(row.cached for row in data_table())
 
 
-def test_cifar10_is_found_or_explained(tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"(?s)mine.*cache.*huggingface.co.*--data-dir"):
-        ensure_cifar10(tmp_path / "mine")
-    for folder in (tmp_path / "cache" / "cifar10", tmp_path / "mine" / "cifar10" / "plain_text"):
-        folder.mkdir(parents=True)
-        for name in ("train-0.parquet", "test-0.parquet"):
-            (folder / name).write_bytes(b"")
-        assert ensure_cifar10(tmp_path / "mine") == folder
-
-
 def test_table_tells_what_is_in_the_cache(tmp_path: Path) -> None:
-    assert {row.name: row.cached for row in data_table()} == {"fashion-mnist": False, "cifar10": False}
+    assert not any(row.cached for row in data_table())
     folder = put_files(tmp_path / "cache" / "fashion-mnist")
-    assert data_table()[0].cached
+    assert [row.name for row in data_table() if row.cached] == ["fashion-mnist"]
     (folder / f"{FIRST}.gz").rename(folder / f"{FIRST}.gz.part")
-    assert not data_table()[0].cached
+    assert not any(row.cached for row in data_table())
     assert all(row.what and row.size and row.how for row in data_table())
 
 
@@ -201,9 +212,9 @@ def put_package(tmp_path: Path, files: dict[str, bytes]) -> Path:
     (content / "DEBIAN" / "control").write_text(
         "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\nMaintainer: nobody <a@b.c>\nDescription: test\n"
     )
-    (content / download.DEBIAN_FOLDER).mkdir(parents=True)
+    (content / fashion_mnist.DEBIAN_FOLDER).mkdir(parents=True)
     for name, data in files.items():
-        (content / download.DEBIAN_FOLDER / name).write_bytes(data)
+        (content / fashion_mnist.DEBIAN_FOLDER / name).write_bytes(data)
     package = tmp_path / "dataset-fashion-mnist_1_all.deb"
     command = [tool, "-Znone", "-b", str(content), str(package)]
     subprocess.run(command, check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
@@ -263,7 +274,7 @@ def test_debian_package_without_the_files(tmp_path: Path) -> None:
     ],
 )
 def test_apt_get_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str) -> None:
-    monkeypatch.setattr(download, "APT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(fashion_mnist, "APT_TIMEOUT_S", 0.3)
     put_tool(tmp_path, "apt-get", script)
     put_tool(tmp_path, "dpkg-deb", "true")
     with pytest.raises(DownloadError, match=reason):
@@ -330,7 +341,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
-    monkeypatch.setattr(download, "FASHION_MNIST_URL", server.url)
+    monkeypatch.setitem(KNOWN, "fashion-mnist", tiny_fashion_mnist(server.url))
     with server.http:
         thread = threading.Thread(target=lambda: server.http.serve_forever(poll_interval=0.01))
         thread.start()
@@ -420,6 +431,57 @@ def test_page_instead_of_the_file(tmp_path: Path, server: Server) -> None:
     assert (folder / f"{FIRST}.gz.part").read_bytes() == b"12345"  # a page does not cost the bytes already here
 
 
+def test_wrong_part_of_an_earlier_attempt_is_fetched_anew(tmp_path: Path, server: Server) -> None:
+    folder = tmp_path / "cache" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    (folder / f"{FIRST}.gz.part").write_bytes(b"x" * 5000)
+    said: list[str] = []
+    assert holds_all(ensure_fashion_mnist(report=said.append))
+    assert server.fetched(FIRST) == ["bytes=5000-", None]
+    assert any("what an earlier attempt left does not fit" in line for line in said)
+
+
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_mirror_comes_before_the_official_address(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
+    monkeypatch.setitem(KNOWN, "fashion-mnist", tiny_fashion_mnist("http://127.0.0.1:9/"))
+    address = server.url.removesuffix("/")
+    if by_environment:
+        monkeypatch.setenv("CROSSTASK_MIRROR", address)
+    assert holds_all(ensure_fashion_mnist(mirror=None if by_environment else address))
+    assert [name for name, _ in server.requests] == list(GZIPPED)
+
+
+def test_mirror_with_other_content_is_named_and_the_official_address_is_asked(tmp_path: Path, server: Server) -> None:
+    mirror = put_files(tmp_path / "mirror")
+    (mirror / f"{FIRST}.gz").write_bytes(gzip.compress(b"other"))
+    said: list[str] = []
+    assert holds_all(ensure_fashion_mnist(report=said.append, mirror=mirror))
+    assert len(server.requests) == 4
+    assert any(line.startswith("one way failed") and "wrong checksum" in line for line in said)
+    assert gzip.decompress((mirror / f"{FIRST}.gz").read_bytes()) == b"other"
+
+
+def test_disk_without_room_is_told_before_anything_is_written(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match=r"0\.2 MB are needed and 0\.0 MB are free; free some space"):
+        ensure_fashion_mnist()
+    assert [path.name for path in (tmp_path / "cache" / "fashion-mnist").iterdir()] == [".lock"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
+def test_disk_that_fills_up_on_the_way(tmp_path: Path, server: Server) -> None:
+    folder = tmp_path / "cache" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    (folder / f"{FIRST}.gz.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=rf"cannot write .*{FIRST}\.gz\.part: the disk is full; free some space"):
+        ensure_fashion_mnist()
+    assert not KNOWN["fashion-mnist"].is_cached
+
+
 def test_address_without_the_file(server: Server) -> None:
     del server.files[f"{FIRST}.gz"]
     with pytest.raises(DownloadError, match="the server answered 404 Not Found"):
@@ -427,22 +489,22 @@ def test_address_without_the_file(server: Server) -> None:
 
 
 def test_progress_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_PROGRESS_EVERY_S", 0)
+    monkeypatch.setattr(progress, "EVERY_S", 0)
     said: list[str] = []
     ensure_fashion_mnist(report=said.append)
-    assert any(line.startswith(f"{FIRST}.gz.part: ") and line.endswith(" s left") for line in said)
+    assert any(line.startswith(f"{FIRST}.gz: ") and line.endswith(" s left") for line in said)
 
 
 CHILD = """
-import json, sys
-from crosstask.data import download
-download.FASHION_MNIST_URL, download.FASHION_MNIST_SHA256 = sys.argv[1], json.loads(sys.argv[2])
-download.ensure_fashion_mnist()
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_download import tiny_fashion_mnist
+tiny_fashion_mnist(sys.argv[2]).ensure()
 """
 
 
 def start_child(server: Server) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, server.url, json.dumps(HASHES)], env=dict(os.environ))
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(Path(__file__).parent), server.url], env=dict(os.environ))
 
 
 def test_killed_download_leaves_nothing_that_looks_finished_and_resumes(tmp_path: Path, server: Server) -> None:
@@ -456,7 +518,7 @@ def test_killed_download_leaves_nothing_that_looks_finished_and_resumes(tmp_path
     left = part.stat().st_size
     assert 0 < left < len(GZIPPED[part.name.removesuffix(".part")])
     assert {path.name for path in part.parent.iterdir()} == {part.name, ".lock"}
-    assert not data_table()[0].cached
+    assert not KNOWN["fashion-mnist"].is_cached
     server.stall.set()
     server.stall = None
     assert holds_all(ensure_fashion_mnist())

@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from crosstask.data import download, sources
+from crosstask.data.download import KNOWN
 from crosstask.data.images import ImageSet, check_same_kind, is_divided, load_images
+from crosstask.data.sources import decoding
+from crosstask.data.sources import idx as idx_files
+from crosstask.data.sources.parquet import read_parquet
 from crosstask.errors import DataError, DownloadError
 
 
@@ -154,7 +158,7 @@ def test_flat_folder_is_unlabelled(tmp_path: Path) -> None:
 
 
 def test_many_images_keep_their_order(tmp_path: Path) -> None:
-    names = [f"{number:04}.png" for number in range(2 * sources._BLOCK + 5)]
+    names = [f"{number:04}.png" for number in range(2 * decoding.BLOCK + 5)]
     written = put_images(tmp_path, names, (2, 3))
     assert np.array_equal(load_images(tmp_path).images.numpy(), written)
 
@@ -344,7 +348,7 @@ def test_folder_without_permission(tmp_path: Path) -> None:
     [
         ("fashon-mnist", r"unknown data set 'fashon-mnist'; did you mean 'fashion-mnist'\?.*or a path"),
         ("CIFAR10", r"did you mean 'cifar10'\?"),
-        ("qqqqqq", r"'qqqqqq'\. Expected a known name \(cifar10, fashion-mnist\) or a path"),
+        ("qqqqqq", r"'qqqqqq'\. Expected a known name \(cifar10, .*fashion-mnist.*\) or a path"),
         ("no/such/folder", "no/such/folder does not exist"),
         (Path("nothing"), "nothing does not exist"),
         ("fashion-mnist", "expected the split 'train' or 'test', got None"),
@@ -476,7 +480,7 @@ def test_parquet_damaged_or_incomplete(tmp_path: Path) -> None:
         load_images(tmp_path, split="train")
     whole = tmp_path / "train-00000-of-00003.parquet"
     with pytest.raises(DataError, match="the shards differ"):
-        sources.read_parquet([whole, tmp_path / "train-00002-of-00003.parquet"])
+        read_parquet([whole, tmp_path / "train-00002-of-00003.parquet"])
     data = whole.read_bytes()
     for damaged in (data[:-20], b"", data[:4] + bytes(len(GOOD) + 60) + data[len(GOOD) + 64 :]):
         (tmp_path / "damaged.parquet").write_bytes(damaged)
@@ -592,11 +596,15 @@ def test_fashion_mnist_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CROSSTASK_DATA", str(tmp_path))
     arrays = put_idx(tmp_path)
     hashes = {name: hashlib.sha256(idx(array)).hexdigest() for name, array in arrays.items()}
-    monkeypatch.setattr(download, "FASHION_MNIST_SHA256", hashes)
-    monkeypatch.setattr(sources, "FASHION_MNIST_SHA256", hashes)
+    files = tuple(
+        replace(file, checksum=replace(file.checksum, value=hashes[file.unpacked_name]))
+        for file in KNOWN["fashion-mnist"].files
+    )
+    monkeypatch.setitem(KNOWN, "fashion-mnist", replace(KNOWN["fashion-mnist"], files=files))
+    monkeypatch.setattr(idx_files, "_FILES", {file.unpacked_name: file for file in files})
     said: list[str] = []
     images = load_images("fashion-mnist", split="test", data_dir=tmp_path / "elsewhere", report=said.append)
-    assert said == [f"no Fashion-MNIST in {tmp_path / 'elsewhere'}; looking further"]
+    assert said == [f"no fashion-mnist in {tmp_path / 'elsewhere'}; looking further"]
     assert images.name == "fashion-mnist" and len(images) == 3
     assert images.class_names[9] == "Ankle boot" and len(images.class_names) == 10
 

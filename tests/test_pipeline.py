@@ -19,6 +19,7 @@ from PIL import Image
 
 from crosstask import checkpoint, cli
 from crosstask.bench import records
+from crosstask.data.corruptions.frost_sheets import texture
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -248,6 +249,31 @@ def test_a_column_may_start_from_the_other_checkpoint(finished: Path, recipe: Pa
     before = {(r.corruption, r.seed): r.accuracy_before for r in found if r.label == "cta"}
     assert {(r.corruption, r.seed): r.accuracy for r in found if r.label == "ptbn-aligned"} == before
     assert {r.protocol["model"] for r in found if "ptbn" in r.label} == {"supervised", "aligned"}
+
+
+def test_a_shift_of_ones_own_stands_in_a_recipe_and_is_measured_anew_when_its_code_changes(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    code = "def dim(images, severity, random):\n    return images // {}\n"
+    (tmp_path / "mine.py").write_text(code.format(2))
+    parents = [f"--{kind}={finished}/checkpoints/{kind}" for kind in ("supervised", "aligned")]
+    settings = [
+        f'bench.shifts={{dim="{tmp_path}/mine.py:dim"}}',
+        'bench.corruptions=["dim","frost"]',
+        "bench.seeds=[0]",
+    ]
+    arguments = [part for setting in (*settings, 'bench.table="imagenet"') for part in ("--set", setting)]
+    command = ("bench", recipe, "--out", tmp_path / "run", *arguments, *parents)
+    crosstask(*command)
+    before = records.read(tmp_path / "run" / "records.jsonl")
+    assert {r.corruption for r in before} == {"dim", "frost"}
+    assert {(r.protocol["table"], r.protocol["frost"]) for r in before} == {("imagenet", texture())}
+    (tmp_path / "mine.py").write_text(code.format(3))
+    crosstask(*command)
+    after = {(r.corruption, r.label): r.key for r in records.read(tmp_path / "run" / "records.jsonl")}
+    assert {r.corruption for r in before if after[r.corruption, r.label] != r.key} == {"dim"}
+    crosstask("report", tmp_path / "run")
+    assert "The severities are those of imagenet. Frost is cut from" in (tmp_path / "run/report.html").read_text()
 
 
 def test_single_steps_give_what_run_gives(finished: Path, recipe: Path, tmp_path: Path) -> None:

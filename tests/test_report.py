@@ -289,6 +289,10 @@ def protocol(**changes: Any) -> dict[str, Any]:
             changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(precision="float32")),
             "must share precision, got \"bfloat16\" for 'source', \"float32\" for 'tent'",
         ),
+        (
+            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(table="imagenet")),
+            "must share table, got null for 'source', \"imagenet\" for 'tent'",
+        ),
         (changed(fake_records(), lambda r: r.seed == 1, dataset="cifar10"), "several data sets"),
         (changed(fake_records(), lambda r: r.key == "cta-fog-1", method="tent"), "method: 'cta' and 'tent'"),
         ([*fake_records(), fake_record("cta", "fog", 0, key="other")], "two different records for label 'cta'"),
@@ -307,6 +311,14 @@ def test_damaged_examples_are_refused(tmp_path: Path) -> None:
 
 
 # Tables and headline
+
+
+def test_what_decided_the_pixels_is_said_where_there_was_a_choice() -> None:
+    assert words.stream(summarise(fake_records())).endswith("in batches of 128.")
+    for frost, told in (("photographs", "the official photographs"), ("procedural", "computed sheets, not the")):
+        records = [replace(r, protocol=r.protocol | {"table": "imagenet", "frost": frost}) for r in fake_records()]
+        said = words.stream(summarise(records))
+        assert f"128. The severities are those of imagenet. Frost is cut from {told}" in said
 
 
 def test_headline() -> None:

@@ -195,6 +195,46 @@ def methods(
         _table(rows, ("name", "summary", "needs", "moves", "cost"))
 
 
+@app.command()
+def corrupt(
+    data: Annotated[str, typer.Option(help="A known data set, or a path; of what is divided, the split `test`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; a half-written one is completed.")],
+    table: Annotated[str, typer.Option(help="cifar, tiny-imagenet or imagenet: whose constants.")] = "cifar",
+    severity: Annotated[str, typer.Option(help="One, or a range: 5, 1-5.")] = "1-5",
+    corruption: Annotated[list[str] | None, typer.Option(help="Only this one; again for more. All by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the random numbers.")] = 0,
+    shift: Annotated[list[str] | None, typer.Option(help="Your own function, NAME=FILE.py:FUNCTION.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda[:index].")] = "auto",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write corrupted copies of a data set in the layout of CIFAR-10-C, or of Tiny-ImageNet-C."""
+    from crosstask import runtime
+    from crosstask.data.corruptions import available
+    from crosstask.data.corruptions.own import register_from
+    from crosstask.data.images import is_divided, load_images
+    from crosstask.data.writer import Copies, write_copies
+
+    for setting in shift or ():
+        register_from(*_pair(setting))
+    severities = _severities(severity)
+    with ConsoleNarrator() as narrator:
+        split = "test" if is_divided(data) else None
+        copies = Copies(
+            images=load_images(data, split=split, data_dir=data_dir, report=narrator.say),
+            corruptions=tuple(corruption or available()),
+            severities=severities,
+            table=table,
+            seed=seed,
+            device=runtime.pick_device(device),
+        )
+        manifest = write_copies(copies, out, lambda done, total, note: narrator.progress("corrupt", done, total, note))
+    if as_json:
+        print(json.dumps({"out": str(out), "images": len(copies.images), "files": len(manifest["files"])}))
+    else:
+        print(f"{len(copies.corruptions)} corruptions of {len(copies.images)} images in {out}")
+
+
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
     """List the known data sets and say which are here."""
@@ -208,16 +248,53 @@ def data_list(as_json: Json = False) -> None:
 
 
 @data_app.command("get")
-def data_get(name: Annotated[str, typer.Argument(help="See `crosstask data list`.")], data_dir: DataDir = None) -> None:
-    """Bring a data set into the cache and print its folder."""
+def data_get(
+    name: Annotated[str, typer.Argument(help="See `crosstask data list`.")],
+    data_dir: DataDir = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="An address or a folder that holds the official files; else $CROSSTASK_MIRROR.")
+    ] = None,
+) -> None:
+    """Fetch a data set into the cache, check it and print where it lies."""
     from crosstask.data.download import KNOWN
     from crosstask.errors import UnknownName
 
     if name not in KNOWN:
         raise UnknownName("data set", name, KNOWN)
     with ConsoleNarrator() as narrator:
-        folder = KNOWN[name].ensure(data_dir, narrator.say)
-    print(folder)
+        place = KNOWN[name].ensure(data_dir, narrator.say, mirror=mirror, fetch=True)
+    print(place)
+
+
+@data_app.command("show")
+def data_show(
+    data: Annotated[str, typer.Argument(help="A known data set, or a path; of what is divided, the split `test`.")],
+    out: Annotated[Path, typer.Option(help="The image to write, .png.")] = Path("corruptions.png"),
+    table: Annotated[str, typer.Option(help="cifar, tiny-imagenet or imagenet: whose constants.")] = "cifar",
+    index: Annotated[int, typer.Option(min=0, help="Which image.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the random numbers.")] = 0,
+    shift: Annotated[list[str] | None, typer.Option(help="Your own function, NAME=FILE.py:FUNCTION.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw one image under every corruption at every severity."""
+    from crosstask.data.corruptions import available
+    from crosstask.data.corruptions.own import register_from
+    from crosstask.data.images import is_divided, load_images
+    from crosstask.data.sheet import contact_sheet
+    from crosstask.files import check_writable, written_whole
+
+    for setting in shift or ():
+        register_from(*_pair(setting))
+    check_writable(out)
+    with ConsoleNarrator() as narrator:
+        split = "test" if is_divided(data) else None
+        images = load_images(data, split=split, data_dir=data_dir, report=narrator.say)
+    if index >= len(images):
+        raise ConfigError(f"--index goes from 0 to {len(images) - 1}, got {index}")
+    sheet = contact_sheet(images.images, available(), table=table, seed=seed, index=index)
+    with written_whole(out) as temporary:
+        sheet.save(temporary, format="PNG")
+    print(out)
 
 
 @app.command()
@@ -256,6 +333,20 @@ def _experiment(
     command = shlex.join(["crosstask", *sys.argv[1:]])
     folder = out or Path("out") / loaded.name
     return pipeline.Experiment(recipe=loaded, folder=folder, command=command, narrator=narrator)
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals:
+        raise ConfigError(f"--shift takes NAME=FILE.py:FUNCTION, got {setting!r}")
+    return name, value
+
+
+def _severities(text: str) -> tuple[int, ...]:
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last or first).isdigit() and 1 <= int(first) <= int(last or first) <= 5):
+        raise ConfigError(f"--severity takes a number from 1 to 5 or a range of them, as 1-5, got {text!r}")
+    return tuple(range(int(first), int(last or first) + 1))
 
 
 def _show(folder: Path) -> None:

@@ -155,6 +155,11 @@ class Bench:
     """Names of corruptions; `clean` for the images as they are."""
     severity: Annotated[int, Field(ge=1, le=5)] = 5
     """From 1 (mild) to 5."""
+    table: Literal["cifar", "tiny-imagenet", "imagenet"] = "cifar"
+    """The benchmark whose constants define the severities; it goes with the size of the images."""
+    shifts: dict[str, str] = Field(default_factory=dict)
+    """Shifts of one's own: a name for `corruptions` to the function, `FILE.py:FUNCTION` (the path begins at the recipe)
+    or `MODULE:FUNCTION`."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Each seed draws its own test images, noise and views."""
     images: Count = 256
@@ -209,7 +214,15 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
         raise ConfigError(f"the recipe {source} is not valid TOML: {error}") from error
     for override in overrides:
         _set(tree, override)
-    return validate(Recipe, tree, f"recipe {source}")
+    recipe = validate(Recipe, tree, f"recipe {source}")
+    shifts = {name: _from_folder(reference, Path(source).parent) for name, reference in recipe.bench.shifts.items()}
+    return dataclasses.replace(recipe, bench=dataclasses.replace(recipe.bench, shifts=shifts))
+
+
+def _from_folder(reference: str, folder: Path) -> str:
+    """Return a reference to a function whose file, if it is one, is found from anywhere."""
+    file, colon, function = reference.rpartition(":")
+    return f"{(folder / file).resolve()}{colon}{function}" if file.endswith(".py") else reference
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            for file in temporary.iterdir():
-                _sync(file)
+            _sync_all(temporary)
             if path.exists():
                 path.rename(replaced)
             try:
@@ -144,6 +143,16 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return pid != os.getpid()
+
+
+def _sync_all(folder: Path) -> None:
+    """Have a folder's files on the disk: each on its own if they are few, everything at once if they are many."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if len(files) > 100:
+        os.sync()
+    else:
+        for file in files:
+            _sync(file)
 
 
 def _sync(path: Path) -> None:

@@ -17,6 +17,8 @@ from crosstask.bench.protocol import Protocol
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Bench, Column, digest
 from crosstask.data.corruptions import MINIMUM_SIZE, available
+from crosstask.data.corruptions.frost_sheets import texture
+from crosstask.data.corruptions.own import code_hash, register_from
 from crosstask.data.images import ImageSet, check_same_kind
 from crosstask.data.severities import CLEAN
 from crosstask.data.streams import Stream, draw_stream
@@ -67,7 +69,7 @@ class Measured:
 
 
 def check(bench: Bench, images: ImageSet) -> None:
-    """Raise for unknown methods, arguments and corruptions, and for unfit images, before anything long begins."""
+    """Register the shifts of one's own; raise for what is unknown or unfit before anything long begins."""
     if images.labels is None:
         raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     if bench.images > len(images):
@@ -81,6 +83,8 @@ def check(bench: Bench, images: ImageSet) -> None:
             raise ConfigError(f"{column.method} needs the aligned checkpoint; take checkpoint = 'supervised' away")
     if "source" not in {column.method for column in bench.columns.values()}:
         raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")
+    for name, reference in bench.shifts.items():
+        register_from(name, reference)
     for corruption in bench.corruptions:
         if corruption not in (CLEAN, *available()):
             raise UnknownName("corruption", corruption, (CLEAN, *available()))
@@ -146,7 +150,13 @@ def stream_of(grid: Grid, corruption: str, seed: int) -> Stream:
     """Draw the stream of a corruption and a seed."""
     bench = grid.bench
     return draw_stream(
-        grid.images, corruption, bench.severity, count=bench.images, batch_size=bench.batch_size, seed=seed
+        grid.images,
+        corruption,
+        bench.severity,
+        count=bench.images,
+        batch_size=bench.batch_size,
+        seed=seed,
+        table=bench.table,
     )
 
 
@@ -170,11 +180,14 @@ def _cell(grid: Grid, label: str, column: Column, corruption: str, seed: int) ->
         steps=steps,
         curve=tuple(sorted({0, steps, *(point for point in bench.curve if point <= steps)})),
         precision=grid.precision,
+        table=bench.table,
+        frost=texture() if "frost" in bench.corruptions else None,
     )
     checkpoint = grid.checkpoints[model]
+    own_code = [code] if (code := code_hash(corruption)) else []
     key = digest(
         column, protocol.to_dict(), corruption, bench.severity, seed, grid.device.type,
-        checkpoint.weights_hash, grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label,
+        checkpoint.weights_hash, grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label, *own_code,
     )  # fmt: skip
     return Cell(
         label=label, column=column, corruption=corruption, seed=seed, protocol=protocol, checkpoint=checkpoint, key=key

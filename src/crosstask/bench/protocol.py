@@ -19,6 +19,8 @@ class Protocol:
         steps: updates on each batch before it is predicted.
         curve: numbers of updates at which the accuracy is taken, from the same pass.
         precision: in which the networks run.
+        table: the benchmark whose constants define the severities.
+        frost: where the sheets of frost come from, in a grid that has the corruption frost.
     """
 
     model: Literal["supervised", "aligned"]
@@ -29,7 +31,14 @@ class Protocol:
     steps: int
     curve: tuple[int, ...]
     precision: str
+    table: str = "cifar"
+    frost: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self) | {"curve": list(self.curve)}
+        """Return plain JSON values; without `table` and `frost` where they say nothing."""
+        plain = asdict(self) | {"curve": list(self.curve)}
+        return {name: value for name, value in plain.items() if (name, value) not in _SAYS_NOTHING}
+
+
+_SAYS_NOTHING = (("table", "cifar"), ("frost", None))
+"""Left out, so that records from before there was a choice read and compare as they did."""

@@ -1,4 +1,4 @@
-"""Images in: `ImageSet`, the one form every stage works on, and `load_images`, which fills it from anywhere."""
+"""Images in: `ImageSet`, the one form every stage works on, filled by `load_images` and `load_corrupted`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from crosstask.data import sources
 from crosstask.data.download import KNOWN, Report
+from crosstask.data.sources.arrays import Arrays
+from crosstask.data.sources.corrupted import open_corrupted
 from crosstask.errors import DataError, did_you_mean
 
 
@@ -154,7 +156,8 @@ def load_images(
 
     A path is a folder of class folders (`cat/1.png`; with `split`, below `train/`, `val/` or `test/`), a flat folder
     of images (unlabelled), a parquet file or a folder of shards in the Hugging Face hub's layout, an `.npy` or `.npz`
-    array, a folder of idx files, or one image. A `str` that is a known name means the data set, `./name` the folder.
+    array, a folder of idx files, the official archive of CIFAR-10, CIFAR-100 or Tiny ImageNet or its unpacked folder,
+    or one image. A `str` that is a known name means the data set, `./name` the folder.
 
     Args:
         spec: a known name (see `crosstask.data.download.KNOWN`) or a path.
@@ -168,17 +171,44 @@ def load_images(
         DownloadError: a known data set could not be obtained.
     """
     if isinstance(spec, str) and spec in KNOWN:
-        if split not in ("train", "test"):
-            raise DataError(f"{spec}: expected the split 'train' or 'test', got {split!r}")
-        return _image_set(spec, sources.read(KNOWN[spec].ensure(data_dir, report), split))
-    path = Path(spec).expanduser()
-    if isinstance(spec, str) and path.name == spec and not path.exists():
-        raise DataError(
-            f"unknown data set {spec!r}{did_you_mean(spec, KNOWN)} Expected a known name ({', '.join(sorted(KNOWN))}) "
-            "or a path to images, and nothing is there under that path"
-        )
+        return _known_images(spec, split, data_dir, report)
+    path = _existing(spec, "images")
     arrays = sources.read(path, split, labels)
     return _image_set(path.resolve().name if path.is_dir() else path.stem, arrays)
+
+
+def load_corrupted(
+    spec: str | Path,
+    corruption: str,
+    severity: int,
+    *,
+    data_dir: str | Path | None = None,
+    report: Report | None = None,
+) -> ImageSet:
+    """Load one corruption at one severity of a corrupted benchmark, by its name or from a path.
+
+    A path is a folder in CIFAR-10-C's or Tiny-ImageNet-C's layout, as published or as `crosstask corrupt` writes it, or
+    the uncompressed official `.tar`. The images of `tiny-imagenet-c` are not those of `tiny-imagenet`'s test split.
+
+    Args:
+        spec: `cifar10-c`, `cifar100-c` or `tiny-imagenet-c`, or a path.
+        corruption: as the benchmark calls it, such as `gaussian_noise`.
+        severity: from 1 to 5.
+        data_dir: for a known name, a folder that holds the benchmark's files.
+        report: called with a line of text for each step; `print` will do.
+
+    Raises:
+        UnknownName: the benchmark has no such corruption.
+        DataError: unknown name, missing path, a severity that is not stored, or content that is not as promised.
+        DownloadError: the benchmark is not here; `crosstask data get` fetches it.
+    """
+    if isinstance(spec, str) and spec in KNOWN:
+        if KNOWN[spec].kind != "corrupted":
+            raise DataError(f"{spec} is no corrupted benchmark: expected {_names_of('corrupted')}{_other_way(spec)}")
+        found = open_corrupted(KNOWN[spec].ensure(data_dir, report), spec)
+        return _image_set(spec, found.read(corruption, severity))
+    path = _existing(spec, "corrupted")
+    return _image_set(path.resolve().name, open_corrupted(path).read(corruption, severity))
 
 
 def is_divided(spec: str | Path) -> bool:
@@ -186,7 +216,44 @@ def is_divided(spec: str | Path) -> bool:
     return (isinstance(spec, str) and spec in KNOWN) or sources.is_divided(Path(spec).expanduser())
 
 
-def _image_set(name: str, arrays: sources.Arrays) -> ImageSet:
+def _known_images(name: str, split: str | None, data_dir: str | Path | None, report: Report | None) -> ImageSet:
+    known = KNOWN[name]
+    if known.kind != "images":
+        raise DataError(f"{name} is no plain data set: expected {_names_of('images')}{_other_way(name)}")
+    if split not in known.splits:
+        expected = " or ".join(map(repr, known.splits))
+        raise DataError(f"{name}: expected the split {expected}, got {split!r}")
+    path = known.ensure(data_dir, report)
+    return _image_set(name, sources.read(path, split if sources.is_divided(path) else None))
+
+
+def _existing(spec: str | Path, kind: str) -> Path:
+    """Return the path that `spec` means; a word that is neither a path nor a known name is refused."""
+    path = Path(spec).expanduser()
+    if isinstance(spec, str) and path.name == spec and not path.exists():
+        raise DataError(
+            f"unknown data set {spec!r}{did_you_mean(spec, KNOWN)} Expected a known name ({_names_of(kind)}) "
+            "or a path to images, and nothing is there under that path"
+        )
+    return path
+
+
+def _names_of(kind: str) -> str:
+    return ", ".join(sorted(name for name, known in KNOWN.items() if known.kind == kind))
+
+
+def _other_way(name: str) -> str:
+    """Return the end of a sentence that says how a known data set is used instead."""
+    match KNOWN[name].kind:
+        case "images":
+            return f". To read {name}, use load_images"
+        case "corrupted":
+            return f". To read {name}, use load_corrupted with a corruption and a severity"
+        case _:
+            return ". The corruption frost uses these photographs by itself once they are here"
+
+
+def _image_set(name: str, arrays: Arrays) -> ImageSet:
     labels = None if arrays.labels is None else torch.from_numpy(arrays.labels)
     return ImageSet(
         images=torch.from_numpy(np.ascontiguousarray(arrays.images)),

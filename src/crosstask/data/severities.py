@@ -1,9 +1,9 @@
 """How strong each corruption is: one tuple of parameters for each of the severities 1 to 5.
 
-The constants are those of CIFAR-10-C / CIFAR-100-C and of Tiny-ImageNet-C (Hendrycks & Dietterich, "Benchmarking
-Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019, sec. 3 and the generator published with
-it). ImageNet-C itself uses other constants: they are not valid for small images. What a parameter means stands in the
-docstring of the corruption that reads it.
+The constants are those of CIFAR-10-C / CIFAR-100-C, of Tiny-ImageNet-C and of ImageNet-C (Hendrycks & Dietterich,
+"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019, sec. 3 and the generators
+published with it). Each set has its own: ImageNet-C's are not valid for small images. What a parameter means stands in
+the docstring of the corruption that reads it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CIFAR: Table = MappingProxyType(
         "defocus_blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
         "glass_blur": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
         "motion_blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-        "zoom_blur": ((7,), (12,), (16,), (21,), (26,)),
+        "zoom_blur": ((7, 0.01), (12, 0.01), (16, 0.01), (21, 0.01), (26, 0.01)),
         "snow": (
             (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
             (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -54,7 +54,7 @@ CIFAR: Table = MappingProxyType(
             (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
             (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
         ),
-        "frost": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        "frost": ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
         "fog": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
         "brightness": ((0.05,), (0.1,), (0.15,), (0.2,), (0.3,)),
         "contrast": ((0.75,), (0.5,), (0.4,), (0.3,), (0.15,)),
@@ -89,7 +89,7 @@ TINY_IMAGENET: Table = MappingProxyType(
         "defocus_blur": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
         "glass_blur": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
         "motion_blur": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
-        "zoom_blur": ((7,), (12,), (16,), (21,), (26,)),
+        "zoom_blur": ((7, 0.01), (12, 0.01), (16, 0.01), (21, 0.01), (26, 0.01)),
         "snow": (
             (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
             (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
@@ -97,7 +97,7 @@ TINY_IMAGENET: Table = MappingProxyType(
             (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
             (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
         ),
-        "frost": ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
+        "frost": ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
         "fog": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
         "brightness": ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,)),
         "contrast": ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,)),
@@ -124,5 +124,50 @@ TINY_IMAGENET: Table = MappingProxyType(
 )
 """Tiny-ImageNet-C: for images of about 64 x 64 pixels."""
 
-TABLES: MappingProxyType[str, Table] = MappingProxyType({"cifar": CIFAR, "tiny_imagenet": TINY_IMAGENET})
+IMAGENET: Table = MappingProxyType(
+    {
+        "gaussian_noise": ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
+        "shot_noise": ((60,), (25,), (12,), (5,), (3,)),
+        "impulse_noise": ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,)),
+        "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+        "glass_blur": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+        "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+        "zoom_blur": ((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03)),
+        "snow": (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+        "frost": ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
+        "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+        "brightness": ((0.1,), (0.2,), (0.3,), (0.4,), (0.5,)),
+        "contrast": ((0.4,), (0.3,), (0.2,), (0.1,), (0.05,)),
+        "elastic_transform": (
+            (488 / 224, 170.8 / 224, 24.4 / 224),
+            (488 / 224, 19.52 / 224, 48.8 / 224),
+            (12.2 / 224, 2.44 / 224, 4.88 / 224),
+            (17.08 / 224, 2.44 / 224, 4.88 / 224),
+            (29.28 / 224, 2.44 / 224, 4.88 / 224),
+        ),
+        "pixelate": ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,)),
+        "jpeg_compression": ((25,), (18,), (15,), (10,), (7,)),
+        "speckle_noise": ((0.15,), (0.2,), (0.35,), (0.45,), (0.6,)),
+        "gaussian_blur": ((1,), (2,), (3,), (4,), (6,)),
+        "spatter": (
+            (0.65, 0.3, 4, 0.69, 0.6, 0),
+            (0.65, 0.3, 3, 0.68, 0.6, 0),
+            (0.65, 0.3, 2, 0.68, 0.5, 0),
+            (0.65, 0.3, 1, 0.65, 1.5, 1),
+            (0.67, 0.4, 1, 0.65, 1.5, 1),
+        ),
+        "saturate": ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+    }
+)
+"""ImageNet-C: for images of about 224 x 224 pixels and one's own photographs."""
+
+TABLES: MappingProxyType[str, Table] = MappingProxyType(
+    {"cifar": CIFAR, "tiny-imagenet": TINY_IMAGENET, "imagenet": IMAGENET}
+)
 """The table names that `corrupt` accepts."""

@@ -21,6 +21,9 @@ from crosstask.errors import DataError
 SHARED = ("batch_size", "n", "precision", "stream")
 """What every column of one table must have in common; reset policy and steps may differ between columns."""
 
+SHARED_WHERE_SAID = ("table", "frost")
+"""The same, but left out of a protocol where there was no choice."""
+
 Seeds = Mapping[int, float]
 """One figure by seed."""
 
@@ -245,7 +248,7 @@ def _check_comparable(records: Sequence[Record]) -> str:
             raise DataError(f"the protocol of label {record.label!r} does not say {', '.join(missing)}")
     for label in sorted({record.label for record in records}):
         _check_column(label, [record for record in records if record.label == label])
-    for key in SHARED:
+    for key in (*SHARED, *SHARED_WHERE_SAID):
         _check_shared(key, records)
     return records[0].dataset
 
@@ -273,7 +276,7 @@ def _check_column(label: str, records: Sequence[Record]) -> None:
 def _check_shared(key: str, records: Sequence[Record]) -> None:
     values: dict[str, str] = {}
     for record in records:
-        values.setdefault(json.dumps(record.protocol[key]), record.label)
+        values.setdefault(json.dumps(record.protocol.get(key)), record.label)
     if len(values) > 1:
         told = ", ".join(f"{value} for {label!r}" for value, label in values.items())
         raise DataError(f"columns of one table must share {key}, got {told}. Report them apart, or measure them alike")

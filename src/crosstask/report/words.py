@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from crosstask.report.summary import Column, Estimate, Row, Summary
 
@@ -194,8 +195,18 @@ def stream(summary: Summary) -> str:
     order = _STREAMS.get(protocol["stream"], f"in the order {protocol['stream']!r}")
     return (
         f"For each seed and corruption every method sees the same {summary.n:,} test images, {order}, "
-        f"in batches of {protocol['batch_size']}."
+        f"in batches of {protocol['batch_size']}.{_making(protocol)}"
     )
+
+
+_FROST = {"photographs": "the official photographs", "procedural": "computed sheets, not the official photographs"}
+
+
+def _making(protocol: Mapping[str, Any]) -> str:
+    """Say what else decided the corrupted pixels, where there was a choice."""
+    table = f" The severities are those of {protocol['table']}." if "table" in protocol else ""
+    sheets = _FROST.get(protocol["frost"], protocol["frost"]) if "frost" in protocol else ""
+    return f"{table} Frost is cut from {sheets}." if sheets else table
 
 
 def policy(column: Column) -> str:
