@@ -603,6 +603,21 @@ def test_extreme_images_stay_images(name):
             assert changed <= 200
 
 
+def test_no_more_than_a_chunk_is_computed_at_a_time(monkeypatch):
+    sizes, made = [], CORRUPTIONS["contrast"]
+
+    def counted(x, parameters, random):
+        sizes.append(len(x))
+        return made(x, parameters, random)
+
+    images = pictures(10)
+    expected = corrupt(images, "contrast", 3, seed=0)
+    monkeypatch.setitem(CORRUPTIONS, "contrast", counted)
+    monkeypatch.setitem(corruptions.CHUNK_ELEMENTS, "cpu", 4 * images[0].numel() + 5)
+    assert torch.equal(corrupt(images, "contrast", 3, seed=0), expected)
+    assert sizes == [4, 4, 2]
+
+
 def test_memory_layout_of_the_input_does_not_matter():
     images = pictures(3)
     for name in ("glass_blur", "fog", "jpeg_compression"):

@@ -38,7 +38,7 @@ Corruption = Callable[[Tensor, Parameters, ImageRandom], Tensor]
 MINIMUM_SIZE = 16
 """The fewest pixels a side may have."""
 
-CHUNK_ELEMENTS = {"cpu": 3 << 16, "cuda": 1 << 25}
+CHUNK_ELEMENTS = {"cpu": 3 << 16, "gpu": 1 << 25}
 """Numbers (N x C x H x W) corrupted at once: small enough for a processor's cache, large enough to fill a GPU."""
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -112,7 +112,7 @@ def corrupt(
         images, indices = images.index_select(0, order), indices[order]
     corrupted = torch.empty_like(images, memory_format=torch.contiguous_format)
     device = torch.device("cpu") if images.device.type == "mps" else images.device  # Apple's GPUs have no float64
-    chunk = max(1, CHUNK_ELEMENTS[device.type] // images[0].numel())
+    chunk = max(1, CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "gpu"] // images[0].numel())
     for part, index, out in zip(images.split(chunk), indices.split(chunk), corrupted.split(chunk), strict=True):
         random = ImageRandom(key, index, device)
         if name in REGISTERED:
@@ -169,4 +169,4 @@ def _checked_indices(indices: Tensor | None, images: Tensor) -> Tensor:
             f"{str(indices.dtype).removeprefix('torch.')} {list(indices.shape)}. Pass the images' positions in their "
             "set, or leave them out for 0, 1, 2, ..."
         )
-    return indices
+    return indices.to(images.device)
