@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstask import runtime
 from crosstask.data import streams
-from crosstask.data.corruptions import corrupt
+from crosstask.data.corruptions import corrupt, own
 from crosstask.data.images import ImageSet
 from crosstask.data.streams import StreamPlan, build_stream, dirichlet_order, draw_stream, rebuild_stream
 from crosstask.errors import ConfigError, DataError, UnknownName
@@ -127,6 +128,45 @@ def test_a_mixed_stream_deals_corruptions_out_evenly(count, kinds, seed):
     assert max(dealt.values()) - min([*dealt.values(), *[0] * (kinds > len(dealt))]) <= 1
 
 
+@given(
+    shift=st.sampled_from(["mixed", "gradual", "continual"]),
+    names=st.lists(st.sampled_from(["fog", "snow", "contrast", "frost"]), min_size=1, max_size=4),
+    severity=st.integers(1, 5),
+    count=st.integers(1, 60),
+    seed=st.integers(-(2**40), 2**40),
+    delta=st.one_of(st.none(), st.floats(1e-6, 1e6)),
+)
+def test_any_plan_survives_json(shift, names, severity, count, seed, delta):
+    changes = {"corruptions": tuple(names), "severity": severity, "count": count, "seed": seed, "delta": delta}
+    stream = build_stream(IMAGES, plan(shift=shift, **changes))
+    same = rebuild_stream(IMAGES, json.loads(json.dumps(stream.to_dict())))
+    assert same.plan == stream.plan
+    assert torch.equal(same.indices, stream.indices)
+    assert torch.equal(same.shift_of, stream.shift_of)
+
+
+def test_a_plan_with_a_slip_is_not_rebuilt():
+    description = build_stream(IMAGES, plan()).to_dict()
+    with pytest.raises(ConfigError, match="sed: unknown key; did you mean 'seed'"):
+        rebuild_stream(IMAGES, description | {"plan": description["plan"] | {"sed": 1}})
+
+
+def test_what_else_decides_the_pixels_must_be_the_same(monkeypatch):
+    frosty = build_stream(IMAGES, plan(corruptions=("frost",))).to_dict()
+    assert set(frosty["made_with"]) == {"frost"}
+    assert build_stream(IMAGES, plan()).to_dict()["made_with"] == {}
+    monkeypatch.setattr(streams, "texture", lambda: "wallpaper")
+    with pytest.raises(DataError, match=r"was made with \{'frost': .*same sheets of frost"):
+        rebuild_stream(IMAGES, frosty)
+
+    monkeypatch.setitem(own.REGISTERED, "dusk", lambda images, severity, random: images // 2)
+    dusky = build_stream(IMAGES, plan(corruptions=("dusk",))).to_dict()
+    assert torch.equal(rebuild_stream(IMAGES, dusky).images.images, rebuild_stream(IMAGES, dusky).originals.images // 2)
+    monkeypatch.setitem(own.REGISTERED, "dusk", lambda images, severity, random: images // 3)
+    with pytest.raises(DataError, match="the same code of your own shift"):
+        rebuild_stream(IMAGES, dusky)
+
+
 def runs(labels: torch.Tensor) -> int:
     """Return in how many runs of one class the labels come."""
     return 1 + int((labels[1:] != labels[:-1]).sum())
@@ -142,6 +182,29 @@ def test_classes_clump_the_more_the_smaller_delta_is():
     assert counts[0] < 100
     chance = build_stream(images, plan(count=1000)).labels
     assert counts[-1] > 0.8 * runs(chance)
+
+
+def class_entropy(labels: torch.Tensor, batch_size: int = 50) -> float:
+    """Return the mean over batches of the entropy of their classes in nats."""
+    shares = torch.stack([torch.bincount(batch, minlength=10) / len(batch) for batch in labels.split(batch_size)])
+    return float(-torch.xlogy(shares, shares).sum(dim=1).mean())
+
+
+def test_a_batch_has_the_more_classes_the_larger_delta_is():
+    images = numbers(1000, 10)
+    made = [build_stream(images, plan(count=1000, delta=delta, slots=100)) for delta in (0.001, 0.01, 0.1, 1.0, 100.0)]
+    entropies = [class_entropy(stream.labels) for stream in made]
+    assert entropies == sorted(entropies)
+    assert entropies[0] < 0.5
+    assert entropies[-1] > 0.98 * class_entropy(build_stream(images, plan(count=1000)).labels)
+
+
+def test_with_a_slot_a_class_runs_are_as_long_as_in_the_published_streams():
+    """However large delta is, each of the ten classes comes once in each of the ten slots: 100 runs, less those met."""
+    labels = build_stream(numbers(1000, 10), plan(count=1000, delta=1e4)).labels
+    assert 90 <= runs(labels) <= 100
+    extreme = build_stream(numbers(1000, 10), plan(count=1000, delta=1e-6)).labels
+    assert runs(extreme) == 10
 
 
 @given(
@@ -176,6 +239,24 @@ def test_no_more_than_a_batch_is_made_at_a_time(monkeypatch):
     assert max(len(batch) for batch in batches) == 8
     assert sum(sizes) == 100
     assert max(sizes) == 8
+
+
+def test_images_that_are_kept_are_not_made_again(monkeypatch):
+    stream = build_stream(IMAGES, PLANS["mixed"])
+    made = torch.cat(list(stream.batches()))
+    assert torch.equal(stream.images.images, made)
+    monkeypatch.setattr(streams, "corrupt", None)
+    assert torch.equal(torch.cat(list(stream.batches())), made)
+    assert torch.equal(stream.pixels(torch.tensor([7, 2])), made[[7, 2]])
+
+
+def test_the_order_is_that_of_the_records_that_were_published():
+    generator = runtime.generator(torch.device("cpu"), "stream", 4)
+    order = torch.randperm(60, generator=generator)[:20]
+    assert torch.equal(draw_stream(IMAGES, "contrast", 3, count=20, batch_size=8, seed=4).indices, order)
+    assert torch.equal(build_stream(IMAGES, PLANS["mixed"]).indices, order)
+    longer = build_stream(IMAGES, plan(shift="continual", corruptions=("contrast", "fog")))
+    assert torch.equal(longer.indices[:20], order), "the first part is the stream under one corruption"
 
 
 def test_a_constant_stream_is_what_draw_stream_draws():

@@ -200,7 +200,7 @@ def _frozen(grid: Grid, stream: Stream) -> Tensor:
         model="supervised",
         reset="batch",
         batch_size=stream.batch_size,
-        n=len(stream.images),
+        n=len(stream.images),  # asked for here, the images are made once for all columns
         steps=0,
         curve=(0,),
         precision=grid.precision,

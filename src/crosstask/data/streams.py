@@ -30,6 +30,8 @@ from torch import Tensor
 
 from crosstask import config, runtime
 from crosstask.data.corruptions import MINIMUM_SIZE, available, corrupt
+from crosstask.data.corruptions.frost_sheets import texture
+from crosstask.data.corruptions.own import code_hash
 from crosstask.data.images import ImageSet
 from crosstask.data.severities import CLEAN, TABLES
 from crosstask.errors import ConfigError, DataError, UnknownName
@@ -167,7 +169,7 @@ class Stream:
     def pixels(self, rows: slice | Tensor) -> Tensor:
         """Return the images that arrive at `rows`, a slice or int64 [n] counted from 0, as uint8 [n, C, H, W].
 
-        An image's pixels depend on its place in `target`, its shift, the seed and the table alone.
+        An image's pixels depend on its place in `target`, its shift, the seed, the table and `made_with` alone.
         """
         if "images" in vars(self):
             return self.images.images[rows]
@@ -189,6 +191,12 @@ class Stream:
             digest.update(numbers.numpy().astype("<i8").data)
         return digest.hexdigest()
 
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What else decides the pixels: where the sheets of `frost` come from, the hash of the code of an own shift."""
+        found = {name: texture() if name == "frost" else code_hash(name) for name, _ in self.shifts}
+        return {name: what for name, what in sorted(found.items()) if what is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values from which `rebuild_stream` makes this stream again, bit by bit."""
         return {
@@ -196,6 +204,7 @@ class Stream:
             "images": self.target.name,
             "fingerprint": self.target.fingerprint,
             "digest": self.digest,
+            "made_with": self.made_with,
         }
 
 
@@ -261,9 +270,9 @@ def rebuild_stream(images: ImageSet, description: Mapping[str, Any]) -> Stream:
 
     Raises:
         ConfigError: the description's plan has mistakes.
-        DataError: the description is incomplete, the images are others, or the order comes out otherwise.
+        DataError: the description is incomplete, or the images, their order or what corrupts them would be others.
     """
-    missing = [key for key in ("plan", "images", "fingerprint", "digest") if key not in description]
+    missing = [key for key in ("plan", "images", "fingerprint", "digest", "made_with") if key not in description]
     if missing:
         raise DataError(f"expected a description that Stream.to_dict() wrote, this one lacks {', '.join(missing)}")
     plan = config.validate(StreamPlan, description["plan"], "the plan of the stream")
@@ -278,6 +287,11 @@ def rebuild_stream(images: ImageSet, description: Mapping[str, Any]) -> Stream:
             f"expected a stream with the digest {description['digest']}, this plan gives {stream.digest}; the plan was "
             "changed, or another version of crosstask, torch or numpy wrote it: take that one"
         )
+    if stream.made_with != description["made_with"]:
+        raise DataError(
+            f"the stream was made with {description['made_with']}, here it would be with {stream.made_with}; take the "
+            "same sheets of frost (`crosstask data get frost` has the photographs) and the same code of your own shift"
+        )
     return stream
 
 
@@ -285,12 +299,12 @@ def dirichlet_order(labels: Tensor, delta: float, slots: int | None, random: np.
     """Order images so that their classes come in clumps.
 
     Time is divided into slots. Each class spreads its images over the slots in proportions drawn from a symmetric
-    Dirichlet distribution; within a slot the classes come one after the other, in random order. So do NOTE (Gong et
-    al., NeurIPS 2022, sec. 4) and RoTTA (Yuan et al., CVPR 2023, sec. 3.1), with a slot for each class; that the slots
+    Dirichlet distribution; within a slot the classes come one after the other, in random order. So does the code of
+    NOTE (Gong et al., NeurIPS 2022) and of RoTTA (Yuan et al., CVPR 2023), with a slot for each class; that the slots
     need not be equally full is RoTTA's way.
 
-    A class stays together in at most `slots` runs. Hence with few slots even a large `delta` leaves runs, of N / K^2
-    images for K classes and K slots; with at least as many slots as images of a class it comes close to i.i.d.
+    A class comes in at most `slots` runs. Hence with few slots even a large `delta` leaves runs, of N / K^2 images for
+    K classes and K slots; with at least as many slots as images of a class it comes close to i.i.d.
 
     Args:
         labels: int64 [N]; images of a class keep their order among themselves.
