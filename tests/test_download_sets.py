@@ -181,10 +181,10 @@ def test_one_benchmark_is_not_taken_for_another(tmp_path: Path) -> None:
             KNOWN["cifar100-c"].ensure(named)
 
 
-def test_two_arrays_stand_for_their_folder(tmp_path: Path) -> None:
+def test_the_images_of_two_arrays_stand_for_both(tmp_path: Path) -> None:
     known = tiny("cifar10.1")
     folder = put_files(tmp_path / "mine", known)
-    assert known.ensure(folder) == folder
+    assert known.ensure(folder) == folder / "cifar10.1_v6_data.npy"
     (folder / "cifar10.1_v6_labels.npy").unlink()
     with pytest.raises(DownloadError, match=r"holds a part of cifar10\.1: cifar10\.1_v6_labels\.npy is missing"):
         known.ensure(folder)

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from crosstask.data.download import KNOWN
 from crosstask.data.images import is_divided, load_corrupted, load_images
 from crosstask.data.sources.pickles import read_pickle
 from crosstask.errors import DataError, UnknownName
@@ -361,6 +363,50 @@ def test_a_frost_folder_of_a_thousand_classes_is_explained(tmp_path: Path) -> No
         images = load_corrupted(folder, "frost", 5)
     assert len(images) == 4 and images.class_names == ("n01", "n02")
     assert len(load_corrupted(folder, "fog", 5)) == 4
+
+
+@pytest.mark.parametrize("form", ["folder", "above"])
+def test_corruptions_are_never_taken_for_classes(tmp_path: Path, form: str) -> None:
+    folder = put_tiny_imagenet_c(tmp_path / "Tiny-ImageNet-C")
+    with pytest.raises(DataError, match=r"holds corrupted copies, not one set of images.*load_corrupted"):
+        load_images(folder if form == "folder" else tmp_path)
+
+
+def test_classes_called_by_numbers_are_no_severities(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(6):
+            jpeg(tmp_path / f"{split}/{number}/a.JPEG", 40 * number)
+    assert load_images(tmp_path, split="test").class_names == tuple("012345")
+
+
+def test_a_corruption_that_lacks_a_class_is_refused(tmp_path: Path) -> None:
+    folder = put_tiny_imagenet_c(tmp_path / "Tiny-ImageNet-C")
+    for severity in (1, 5):
+        (folder / f"frost/{severity}/n02").rename(folder / f"frost/{severity}/n03")
+    with pytest.raises(DataError, match=r"frost holds no class folder n02, which the others hold \(1 missing\)"):
+        load_corrupted(folder, "frost", 5)
+    assert len(load_corrupted(folder, "fog", 5)) == 4
+
+
+def test_an_array_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    folder = put_cifar_c(tmp_path / "c")
+    with (folder / "fog.npy").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="is damaged: expected 2,400 bytes, got 2,401"):
+        load_corrupted(folder, "fog", 1)
+
+
+def test_both_versions_of_cifar_10_1_may_lie_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSTASK_CACHE", str(tmp_path / "cache"))
+    for version, count in (("v4", 3), ("v6", 2)):
+        np.save(tmp_path / f"cifar10.1_{version}_data.npy", np.zeros((count, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"cifar10.1_{version}_labels.npy", np.zeros(count, np.int64))
+    for name, count in (("cifar10.1", 2), ("cifar10.1-v4", 3)):
+        files = tuple(
+            replace(f, checksum=replace(f.checksum, value=f.checksum.of(tmp_path / f.name))) for f in KNOWN[name].files
+        )
+        monkeypatch.setitem(KNOWN, name, replace(KNOWN[name], files=files))
+        assert len(load_images(name, split="test", data_dir=tmp_path)) == count
 
 
 def test_cells_on_other_numbers_of_images_are_told(tmp_path: Path) -> None:

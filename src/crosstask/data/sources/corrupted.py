@@ -74,9 +74,10 @@ class CorruptedSet:
 
 
 def looks_corrupted(path: Path) -> bool:
-    """Tell whether a path is a `.tar`, or a folder with `corrupted.json` or with CIFAR-10-C's `labels.npy`."""
+    """Tell whether a path is a `.tar`, or a folder in one of the layouts or with `corrupted.json`."""
     if path.is_dir():
-        return any((path / name).is_file() for name in (_MANIFEST, "labels.npy"))
+        marked = any((path / name).is_file() for name in (_MANIFEST, "labels.npy"))
+        return marked or corrupted_folders.are_below(path)
     return path.suffix.lower() == ".tar"
 
 

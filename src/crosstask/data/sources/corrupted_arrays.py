@@ -144,8 +144,9 @@ def _mapped(place: _Place) -> np.ndarray:
             f"cannot read {place.shown}: {error}. Expected an array of plain numbers; fetch it again"
         ) from error
     needed, there = math.prod(shape) * dtype.itemsize, place.offset + place.size - start
-    if needed > there:
-        raise DataError(f"{place.shown} is truncated: expected {needed:,} bytes, got {max(there, 0):,}. Fetch it again")
+    if needed != there:
+        what = "truncated" if needed > there else "damaged"
+        raise DataError(f"{place.shown} is {what}: expected {needed:,} bytes, got {max(there, 0):,}. Fetch it again")
     if needed == 0:
         return np.empty(shape, dtype)
     return np.memmap(place.path, dtype, "r", start, shape, "F" if is_fortran else "C")

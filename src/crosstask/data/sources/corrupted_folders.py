@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from crosstask.data.severities import BENCHMARK, HELD_OUT
 from crosstask.data.sources.arrays import Arrays, is_hidden
 from crosstask.data.sources.decoding import decode
 from crosstask.data.sources.folders import IMAGE_SUFFIXES
@@ -53,7 +54,10 @@ class FolderCells:
     class_names: tuple[str, ...]
     reference: str
     """The corruption whose images the others are held against."""
-    faults: Mapping[str, str] = field(default_factory=dict)
+    surplus: Mapping[str, str] = field(default_factory=dict)
+    """Corruption -> what it holds beyond the others; said in a warning."""
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    """Corruption -> what it lacks of the others; it cannot be read."""
 
     @property
     def corruptions(self) -> tuple[str, ...]:
@@ -69,15 +73,17 @@ class FolderCells:
         """Decode the images of one cell; what does not fit the other corruptions is said in a warning.
 
         Raises:
-            DataError: the cell is missing or empty, or an image is damaged.
+            DataError: the cell or a class is missing, the cell is empty, or an image is damaged.
         """
+        if corruption in self.gaps:
+            raise DataError(self.gaps[corruption])
         number = {name: label for label, name in enumerate(self.class_names)}
         images = [each for each in self._images(corruption, severity) if each.class_name in number]
         if not images:
             raise DataError(
                 f"{self.tree}/{corruption}/{severity} holds no images of the {len(number)} classes. Fetch it again"
             )
-        for fault in (self.faults.get(corruption), self._other_images(images, corruption, severity)):
+        for fault in (self.surplus.get(corruption), self._other_images(images, corruption, severity)):
             if fault:
                 warnings.warn(fault, stacklevel=2)
         labels = np.array([number[each.class_name] for each in images], np.int64)
@@ -126,17 +132,31 @@ def find(path: Path, class_names: tuple[str, ...]) -> FolderCells | None:
     usual = min(counted, key=lambda classes: (-counted[classes], len(classes)))
     names = class_names or tuple(sorted(usual))
     reference = min((name for name, classes in own.items() if classes == usual), default=min(own))
-    faults = {} if class_names else {name: _fault(tree, name, own[name], usual) for name in own if own[name] != usual}
-    return FolderCells(tree=tree, class_names=names, reference=reference, faults=faults)
+    if class_names:  # a class may have no images then
+        return FolderCells(tree=tree, class_names=names, reference=reference)
+    surplus = {name: _surplus(tree, name, classes, usual) for name, classes in own.items() if classes - usual}
+    gaps = {name: _gap(tree, name, usual - classes) for name, classes in own.items() if usual - classes}
+    return FolderCells(tree=tree, class_names=names, reference=reference, surplus=surplus, gaps=gaps)
 
 
-def _fault(tree: _Tree, corruption: str, own: frozenset[str], usual: frozenset[str]) -> str:
-    if more := own - usual:
-        hint = " (a known fault of the published archive)" if corruption == "frost" else ""
-        told = f"{len(own)} class folders where the others hold {len(usual)}{hint}; {len(more)} are passed over"
-    else:
-        told = f"no class folder {min(usual - own)}, which the others hold"
-    return f"{tree}: {corruption} holds {told}"
+def are_below(folder: Path) -> bool:
+    """Tell whether a folder holds this layout, by a corruption's name and severities below it."""
+    return any(not _cells_below(root).keys().isdisjoint(BENCHMARK + HELD_OUT) for root in (folder, folder / FOLDER))
+
+
+def _surplus(tree: _Tree, corruption: str, own: frozenset[str], usual: frozenset[str]) -> str:
+    hint = " (a known fault of the published archive)" if corruption == "frost" else ""
+    return (
+        f"{tree}: {corruption} holds {len(own)} class folders where the others hold {len(usual)}{hint}; "
+        f"{len(own - usual)} are passed over"
+    )
+
+
+def _gap(tree: _Tree, corruption: str, missing: frozenset[str]) -> str:
+    return (
+        f"{tree}: {corruption} holds no class folder {min(missing)}, which the others hold ({len(missing)} missing). "
+        "Figures on it would be of other classes; fetch it again"
+    )
 
 
 # --- a folder --------------------------------------------------------------------------------------------------
