@@ -42,7 +42,7 @@ def predict(adapter: Adapter, stream: Stream, protocol: Protocol, device: torch.
     adapter.reset()
     for batch in stream.batches():
         x = runtime.to_unit_floats(batch, device)
-        with _Clock(adapter, device) as clock, runtime.autocast(device, protocol.precision):
+        with _Clock(adapter, device, len(points)) as clock, runtime.autocast(device, protocol.precision):
             if protocol.reset == "batch":
                 adapter.reset()
             curve = adapter.curve(x, points)
@@ -84,10 +84,10 @@ def score(predictions: Predictions, frozen: Tensor, stream: Stream, protocol: Pr
 
 
 class _Clock:
-    """Times what stands in its `with` block; of the adapter's predictions there it counts the last one alone."""
+    """Times what stands in its `with` block; of every `points` predictions in turn there it counts the last alone."""
 
-    def __init__(self, adapter: Adapter, device: torch.device) -> None:
-        self.adapter, self.device = adapter, device
+    def __init__(self, adapter: Adapter, device: torch.device, points: int) -> None:
+        self.adapter, self.device, self.points = adapter, device, points
         self.predictions: list[float] = []
         self.seconds = 0.0
 
@@ -105,7 +105,8 @@ class _Clock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = self._now() - self.started - sum(self.predictions[:-1])
+        counted = sum(self.predictions[self.points - 1 :: self.points])
+        self.seconds = self._now() - self.started - sum(self.predictions) + counted
         del self.adapter.predict
 
     def _now(self) -> float:

@@ -15,14 +15,14 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from crosstask import runtime
 from crosstask.errors import AdapterError, ConfigError
-from crosstask.methods.batchnorm import set_batch_norm
+from crosstask.methods.batchnorm import learning, set_batch_norm
 
 
 class Adapter(nn.Module, ABC):
@@ -33,14 +33,17 @@ class Adapter(nn.Module, ABC):
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K]. It is copied.
         steps: updates on each batch before it is predicted.
-        batch_norm: `source`, `batch` or `mixed`; see `crosstask.methods.batchnorm`.
-        batch_share: the batch's share of the statistics under `mixed`.
+        batch_norm: which statistics normalise; see `crosstask.methods.batchnorm`.
+        batch_share: the batch's share of the statistics under `mixed`, `ema` and `robust`.
         seed: fixes every random draw of the method.
 
     Attributes:
+        images_apart: whether each image of a batch is adapted to by itself, from the source, as in MEMO.
         model: the copy that adapts.
         adapted_names: names, within `model`, of the parameters that may move.
     """
+
+    images_apart: ClassVar[bool] = False
 
     def __init__(
         self, model: nn.Module, *, steps: int, batch_norm: str, batch_share: float = 0.5, seed: int = 0
@@ -64,10 +67,9 @@ class Adapter(nn.Module, ABC):
         self.adapted_names = list(moving)
         self.train(self.training)
         self._source = _Saved(self._live())
-        parameters = [self.model.get_parameter(name) for name in self.adapted_names]
-        for parameter in parameters:
+        for parameter in self.moving_parameters:
             parameter.requires_grad_()
-        return parameters
+        return self.moving_parameters
 
     @abstractmethod
     def update(self, x: Tensor, generator: torch.Generator) -> None:
@@ -101,31 +103,59 @@ class Adapter(nn.Module, ABC):
         if not at or min(at) < 0:
             raise AdapterError(f"expected numbers of updates, each 0 or more, got {list(at)}")
         x = x.clone() if x.is_inference() else x.detach()
-        wanted, last = set(at), max(at)
-        logits = {}
-        for step in range(last + 1):
-            if step in wanted:
-                torch.clear_autocast_cache()
-                with torch.no_grad():
-                    logits[step] = self.predict(x)
-            if step < last:
-                torch.clear_autocast_cache()
-                with torch.enable_grad():
-                    self.update(x, runtime.generator(x.device, self.seed, self.batches_seen, step))
-        torch.clear_autocast_cache()
+        if self.images_apart:
+            parts = [self._curve_of_one(image, at, index) for index, image in enumerate(x.split(1))]
+            logits = {step: torch.cat([part[step] for part in parts]) for step in parts[0]}
+        else:
+            logits = self._curve(x, at)
         self.batches_seen += 1
         return logits
 
+    def _curve(self, x: Tensor, at: Sequence[int], *place: int) -> dict[int, Tensor]:
+        """Alternate predictions and updates; `place` is an image's in its batch, where images stand apart."""
+        wanted, last = set(at), max(at)
+        logits = {}
+        for step in range(last + 1):
+            torch.clear_autocast_cache()
+            if step in wanted:
+                with torch.no_grad():
+                    logits[step] = self.predict(x)
+                torch.clear_autocast_cache()
+            if step < last:
+                with torch.enable_grad(), learning(self):
+                    self.update(x, runtime.generator(x.device, self.seed, self.batches_seen, *place, step))
+        torch.clear_autocast_cache()
+        return logits
+
+    def _curve_of_one(self, image: Tensor, at: Sequence[int], place: int) -> dict[int, Tensor]:
+        self.restore()
+        return self._curve(image, at, place)
+
     @final
-    @torch.no_grad()
     def reset(self) -> None:
         """Return to the source: weights, buffers, optimiser and random state, bit for bit."""
+        self.restore()
+        self.batches_seen = 0
+
+    @final
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Return to the source but go on counting batches, so that random draws are new ones."""
         if live := self._live():
             torch._foreach_copy_(live, list(self._source.buffers()))
         for module in self.modules():
-            if isinstance(module, Descent):
+            if isinstance(module, Forgetful):
                 module.forget()
-        self.batches_seen = 0
+
+    @property
+    def moving_parameters(self) -> list[nn.Parameter]:
+        """The parameters that may move, in the order of `adapted_names`."""
+        return [self.model.get_parameter(name) for name in self.adapted_names]
+
+    @property
+    def source_values(self) -> list[Tensor]:
+        """What the parameters that may move were at the source, in the order of `adapted_names`."""
+        return list(self._source.buffers())[: len(self.adapted_names)]
 
     @final
     def train(self, mode: bool = True) -> Adapter:
@@ -137,8 +167,7 @@ class Adapter(nn.Module, ABC):
 
     def _live(self) -> list[Tensor]:
         """Return everything that can move: the adapted parameters, and the buffers of the method and its model."""
-        live: list[Tensor] = [self.model.get_parameter(name) for name in self.adapted_names]
-        return live + [buffer for name, buffer in self.named_buffers() if not name.startswith("_source.")]
+        return [*self.moving_parameters] + [buffer for name, buffer in self.named_buffers() if not name.startswith("_source.")]
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"batches_seen": self.batches_seen}
@@ -147,7 +176,18 @@ class Adapter(nn.Module, ABC):
         self.batches_seen = state["batches_seen"]
 
 
-class Descent(nn.Module):
+class Forgetful(nn.Module, ABC):
+    """A part of an adapter with a state that is neither a parameter nor a buffer, as one that grows.
+
+    It keeps that state in `get_extra_state` and `set_extra_state`, as tensors and plain values.
+    """
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Return to the state at the source."""
+
+
+class Descent(Forgetful):
     """One optimiser step on a loss, refused when the loss or a gradient is not finite. Its state is the optimiser's.
 
     Args:
@@ -162,16 +202,23 @@ class Descent(nn.Module):
         self.optimiser = optimiser
         self.refused = 0
 
-    def forward(self, loss: Tensor) -> None:
-        """Take one step downhill."""
+    def forward(self, loss: Tensor) -> bool:
+        """Take one step downhill; return whether it was taken."""
+        taken = self.gradient(loss)
+        if taken:
+            self.optimiser.step()
+        self.optimiser.zero_grad()
+        return taken
+
+    def gradient(self, loss: Tensor) -> bool:
+        """Add the gradient of a loss to what the parameters hold; return whether loss and gradient are finite."""
         loss.backward()
         gradients = [p.grad for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
-        if torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients, foreach=True)):
-            self.optimiser.step()
-        else:
+        finite = bool(torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients, foreach=True)))
+        if not finite:
             self.refused += 1
-            warnings.warn("an update was refused: its loss or gradient is not finite", RuntimeWarning, stacklevel=2)
-        self.optimiser.zero_grad()
+            warnings.warn("an update was refused: its loss or gradient is not finite", RuntimeWarning, stacklevel=3)
+        return finite
 
     def forget(self) -> None:
         """Drop momentum and moments, as in a fresh optimiser."""
@@ -185,6 +232,35 @@ class Descent(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.refused = state["refused"]
+
+
+class Shadow(nn.Module):
+    """A moving average of a model's parameters, with buffers of its own, that answers in the model's stead.
+
+    All of it is kept as buffers: a teacher that follows its student learns nothing by itself.
+
+    Args:
+        model: whose parameters it follows. It is called with the shadow's values in place of its own.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.names = list(named)
+        for index, tensor in enumerate(named.values()):
+            self.register_buffer(f"value{index}", tensor.detach().clone())
+
+    def forward(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Return the logits of `model`, with the shadow's values, on `x`, without a gradient."""
+        with torch.no_grad():
+            return torch.func.functional_call(model, dict(zip(self.names, self.buffers(), strict=True)), (x,))
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, rate: float) -> None:
+        """Move by `rate` of the way to the model's parameters."""
+        values = dict(zip(self.names, self.buffers(), strict=True))
+        named = dict(model.named_parameters())
+        torch._foreach_lerp_([values[name] for name in named], [p.detach() for p in named.values()], rate)
 
 
 class _Saved(nn.Module):

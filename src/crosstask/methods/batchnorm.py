@@ -5,13 +5,18 @@
 | `source` | the running averages of source training                 | eval mode               |
 | `batch`  | those of the current batch                              | PTBN, BN-1, train mode  |
 | `mixed`  | `(1 - share)` of the source's and `share` of the batch's | BN-alpha                |
+| `ema`    | those of the batch in an update, running averages else  | BN-EMA, the ETS papers  |
+| `robust` | the running averages, moved first in an update          | RoTTA's RobustBN        |
 
-No policy ever moves the running averages. A single value a channel (one image, one pixel) has no variance: there
-`batch` takes the source's.
+The first three never move the running averages; in an update, and only there, the last two move them by `share` of the
+way to the batch's. A single value a channel (one image, one pixel) has no variance: there all but `mixed` and `robust`
+take the running averages.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -21,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstask.errors import AdapterError, ConfigError, UnknownName
 
-Policy = Literal["source", "batch", "mixed"]
+Policy = Literal["source", "batch", "mixed", "ema", "robust"]
 
 
 class PolicyBatchNorm(nn.Module):
@@ -37,6 +42,7 @@ class PolicyBatchNorm(nn.Module):
 
     def __init__(self, layer: _BatchNorm, policy: Policy, share: float) -> None:
         super().__init__()
+        self.learning = False
         self.policy, self.share, self.eps = policy, share, layer.eps
         for name in ("weight", "bias"):
             self.register_parameter(name, getattr(layer, name))
@@ -48,23 +54,53 @@ class PolicyBatchNorm(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.policy == "mixed":
+        if self.policy == "mixed" or (self.policy == "robust" and self.learning):
             return self._mixed(x)
         single = x.numel() == x.shape[1] and self.running_mean is not None
-        if self.policy == "source" or single:
+        if single or self.policy in ("source", "robust") or (self.policy == "ema" and not self.learning):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if self.policy == "ema":
+            self._move(*_moments(x.detach()))
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
     def _mixed(self, x: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
-        over = [dim for dim in range(x.ndim) if dim != 1]
-        var, mean = torch.var_mean(x.float(), dim=over, unbiased=False)
-        mean = torch.lerp(self.running_mean.float(), mean, self.share)
-        var = torch.lerp(self.running_var.float(), var, self.share)
+        mean, var = _moments(x)
+        before = self.running_mean.float().clone(), self.running_var.float().clone()
+        if self.policy == "robust":
+            self._move(mean.detach(), var.detach())
+        mean, var = (torch.lerp(old, new, self.share) for old, new in zip(before, (mean, var), strict=True))
         scale = torch.rsqrt(var + self.eps) * (1 if self.weight is None else self.weight)
         shift = (0 if self.bias is None else self.bias) - mean * scale
         shape = [1, -1] + [1] * (x.ndim - 2)
         return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+    @torch.no_grad()
+    def _move(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running averages; what is not finite does not reach them."""
+        assert self.running_mean is not None and self.running_var is not None
+        for kept, new in ((self.running_mean, mean), (self.running_var, var)):
+            moved = torch.lerp(kept.float(), new, self.share)
+            kept.copy_(torch.where(moved.isfinite(), moved, kept))
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance by channel, in float32."""
+    var, mean = torch.var_mean(x.float(), dim=[dim for dim in range(x.ndim) if dim != 1], unbiased=False)
+    return mean, var
+
+
+@contextlib.contextmanager
+def learning(module: nn.Module) -> Iterator[None]:
+    """Tell all layers inside `module` that have a policy that an update is under way."""
+    layers = [layer for layer in module.modules() if isinstance(layer, PolicyBatchNorm)]
+    for layer in layers:
+        layer.learning = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.learning = False
 
 
 def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
@@ -72,8 +108,8 @@ def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
 
     Args:
         model: changed in place; layers of any other kind are left alone.
-        policy: `source`, `batch` or `mixed`.
-        share: the batch's share in `mixed`, in [0, 1].
+        policy: one of the table above.
+        share: the batch's share in `mixed`, `ema` and `robust`, in [0, 1].
 
     A subclass with a forward pass of its own (timm's `BatchNormAct2d`, say) is kept; under `batch` it loses its running
     statistics, which makes it normalise with the batch's.
@@ -81,12 +117,12 @@ def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
     Raises:
         UnknownName: there is no such policy.
         ConfigError: `share` is out of range.
-        AdapterError: such a subclass cannot mix statistics.
+        AdapterError: such a subclass can neither mix nor move statistics.
     """
     if policy not in get_args(Policy):
         raise UnknownName("batch-norm policy", policy, get_args(Policy))
     if not 0 <= share <= 1:
-        raise ConfigError(f"the batch's share in mixed batch norm must lie in [0, 1], got {share}")
+        raise ConfigError(f"the batch's share in batch norm must lie in [0, 1], got {share}")
     found = 0
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -103,9 +139,9 @@ _PLAIN_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 def _set_own_forward(layer: _BatchNorm, policy: str) -> None:
-    if policy == "mixed":
+    if policy not in ("source", "batch"):
         raise AdapterError(
-            f"{type(layer).__name__} has a forward pass of its own: it takes 'source' or 'batch', not 'mixed'"
+            f"{type(layer).__name__} has a forward pass of its own: it takes 'source' or 'batch', not {policy!r}"
         )
     if policy == "batch":
         layer.track_running_stats = False

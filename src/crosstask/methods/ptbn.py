@@ -17,23 +17,29 @@ from crosstask.methods.batchnorm import Policy
 class PTBN(Adapter):
     """The supervised model with the batch's own statistics in its batch-norm layers (Nado et al. 2020).
 
-    Also known as Norm and BN-1; with `batch_norm="mixed"` as BN-alpha (Schneider et al. 2020). No parameter moves.
+    Also known as Norm and BN-1; with `batch_norm="mixed"` as BN-alpha (Schneider et al. 2020), and with
+    `batch_norm="ema"` as BN-EMA: the running averages take one step towards the batch's statistics and then predict.
+    No parameter moves, and there is no loss.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K], with batch-norm layers inside.
-        batch_norm: `batch`, or `mixed` with the source's statistics.
-        batch_share: the batch's share under `mixed`.
+        batch_norm: `batch`, `mixed` with the source's statistics, or `ema`.
+        batch_share: the batch's share under `mixed`, and the step of the averages under `ema`.
 
     Raises:
         AdapterError: the model has no batch-norm layer.
     """
 
     def __init__(self, model: nn.Module, *, batch_norm: Policy = "batch", batch_share: Share = 0.5) -> None:
-        super().__init__(model, steps=0, batch_norm=batch_norm, batch_share=batch_share)
+        steps = 1 if batch_norm in ("ema", "robust") else 0
+        super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share)
         if not self.batch_norm_layers:
             types = sorted({type(module).__name__ for module in self.model.modules()})
             raise AdapterError(f"PTBN needs batch-norm layers and found only {', '.join(types)}; use `source` instead")
         self.begin(())
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
-        """Learn nothing: the statistics are taken in the forward pass."""
+        """Move the running averages where the policy moves them; else there is nothing to learn."""
+        if self.steps:
+            with torch.no_grad():
+                self.model(x)

@@ -1,0 +1,74 @@
+"""Feature maps from inside any network, without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from crosstask.errors import UnknownName
+
+
+def tapped(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Run the whole network; return its output and what the modules called `names` gave on the way."""
+    maps, hooks = _tap(network, names, stop=False)
+    try:
+        return network(x), [maps[name] for name in names]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def maps_of(network: nn.Module, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """Return what the modules called `names` give on `x`, without running what comes after the last of them."""
+    maps, hooks = _tap(network, names, stop=True)
+    try:
+        network(x)
+    except _Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [maps[name] for name in names]
+
+
+def check_taps(network: nn.Module, names: Sequence[str]) -> None:
+    """Raise `UnknownName` for a name that is no module of the network."""
+    known = dict(network.named_modules())
+    for name in names:
+        if name not in known or not name:
+            raise UnknownName("module to tap", name, (each for each in known if each))
+
+
+@torch.no_grad()
+def map_shapes(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the shapes [C, H, W] of those modules' maps for images of `shape` [C, H, W]."""
+    check_taps(network, names)
+    weight = next(network.parameters())
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        maps = maps_of(network, torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device), names)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return [tuple(each.shape[1:]) for each in maps]
+
+
+class _Enough(Exception):
+    """All maps that were asked for are there."""
+
+
+def _tap(network: nn.Module, names: Sequence[str], stop: bool) -> tuple[dict[str, Tensor], list]:
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str) -> object:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            maps[name] = output
+            if stop and len(maps) == len(set(names)):
+                raise _Enough
+
+        return hook
+
+    return maps, [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]  # type: ignore
