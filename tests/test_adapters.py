@@ -77,7 +77,7 @@ def test_the_table_answers_mistakes(tiny):
     ):
         CTA(checkpoint.encoder, checkpoint.task)
     supervised = {"kind": "supervised", "task": None, "task_config": None}
-    with pytest.raises(AdapterError, match="cta needs an aligned checkpoint and this one is supervised"):
+    with pytest.raises(AdapterError, match="cta needs the checkpoint 'aligned' and this one is supervised"):
         make_adapter("cta", _changed(checkpoint, **supervised))
     with pytest.raises(CheckpointError, match="no classifier"):
         make_adapter("source", _changed(checkpoint, head=None))

@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,18 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from crosstask import runtime
-from crosstask.config import Count, Task, to_dict, validate
+from crosstask.config import Auxiliary, Count, Kind, Task, to_dict, validate
 from crosstask.errors import CheckpointError, ConfigError, StorageError
 from crosstask.files import folder_written_whole, sha256
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
-from crosstask.tasks import SelfSupervisedTask, make_task
+from crosstask.tasks import JointTask, SelfSupervisedTask, make_joint_task, make_task
 
 FORMAT = 1
 CUSTOM = "custom"
 WEIGHTS, ABOUT = "model.safetensors", "config.json"
-
-Kind = Literal["supervised", "self-supervised", "aligned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,13 @@ class Checkpoint:
 
     Attributes:
         kind: the stage that made it.
-        encoder_name: its architecture in `nets.encoders.ENCODERS`, or `CUSTOM`.
+        encoder_name: its architecture as `nets.encoders.make_encoder` knows it, or `CUSTOM`.
         encoder: images [B, C, H, W] in [0, 1] to features [B, D].
         head: features to logits [B, K]; None for a self-supervised encoder.
-        task, task_config: the self-supervised task and its settings; None for a supervised encoder.
+        task, task_config: what was trained beside the encoder, and its settings; None for a supervised encoder.
         image_shape: (C, H, W) of the images it was trained on.
         class_names: names of the K classes.
-        statistics: `mean` [D] and `covariance` [D, D] of the encoder's features of the source images.
+        statistics: what `crosstask.train.statistics` says about the source images.
         settings: the stage's config as plain values, and what else determined the weights.
         metrics: figures measured when it was made, as `clean_accuracy`, a share in 0..1.
         parents: kind of each parent checkpoint to the SHA-256 of its weights.
@@ -56,8 +54,8 @@ class Checkpoint:
     encoder_name: str
     encoder: nn.Module
     head: nn.Module | None = None
-    task: SelfSupervisedTask | None = None
-    task_config: Task | None = None
+    task: SelfSupervisedTask | JointTask | None = None
+    task_config: Task | Auxiliary | None = None
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     statistics: dict[str, Tensor] = field(default_factory=dict)
@@ -111,7 +109,7 @@ def load(
     *,
     encoder: nn.Module | None = None,
     head: nn.Module | None = None,
-    task: SelfSupervisedTask | None = None,
+    task: SelfSupervisedTask | JointTask | None = None,
 ) -> Checkpoint:
     """Read a checkpoint folder onto the CPU.
 
@@ -134,13 +132,13 @@ def load(
     except SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from error
     shape = tuple(about["image_shape"])
-    task_config = None if about["task"] is None else validate(Task, about["task"], f"the task in {folder / ABOUT}")
+    task_config = None if about["task"] is None else _task_config(about["task"], f"the task in {folder / ABOUT}")
     if encoder is None and about["encoder"] != CUSTOM:
         encoder = make_encoder(about["encoder"], shape[0])
     if head is None and about["classes"]:
         head = nn.Linear(about["feature_dim"], about["classes"], bias="head.bias" in tensors)
     if task is None and task_config is not None:
-        task = make_task(task_config, about["feature_dim"])
+        task = _make_task(task_config, about["feature_dim"], encoder, shape)
     for part, module in (("encoder", encoder), ("head", head), ("task", task)):
         _fill(module, tensors, part, folder)
     assert encoder is not None
@@ -239,6 +237,19 @@ def _feature_dim(checkpoint: Checkpoint) -> int | None:
     if dim is None and checkpoint.task_config is not None:
         raise CheckpointError("the width of the features is not known; set encoder.feature_dim before saving")
     return dim
+
+
+def _task_config(plain: dict[str, Any], what: str) -> Task | Auxiliary:
+    return validate(Auxiliary if "arguments" in plain else Task, plain, what)
+
+
+def _make_task(
+    config: Task | Auxiliary, feature_dim: int, encoder: nn.Module | None, image_shape: tuple[int, ...]
+) -> SelfSupervisedTask | JointTask | None:
+    """Return the task to fill; None for a joint task without the encoder that it has to fit."""
+    if isinstance(config, Task):
+        return make_task(config, feature_dim)
+    return None if encoder is None else make_joint_task(config, encoder, image_shape)
 
 
 def _fill(module: nn.Module | None, tensors: dict[str, Tensor], part: str, folder: Path) -> None:

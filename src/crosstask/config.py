@@ -36,6 +36,12 @@ Steps = Annotated[int, Field(ge=0)]
 Areas = Annotated[tuple[Annotated[Share, Field(gt=0)], Annotated[Share, Field(gt=0)]], AfterValidator(_ordered)]
 
 
+Kind = Literal[
+    "supervised", "self-supervised", "aligned", "joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"
+]
+"""Kinds of checkpoints, by the stage that makes them. `joint`: supervised and SimCLR on one encoder, as in TTT++."""
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Data:
     """Which images."""
@@ -91,6 +97,16 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Auxiliary:
+    """A task trained beside the classifier, for the method of the same name."""
+
+    name: str
+    """The method that adapts with it, as `ttt` or `clust3`."""
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """The task's own keyword arguments."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Optimisation:
     """How long and how fast a stage trains: SGD with Nesterov momentum 0.9, a linear warm-up, then a cosine to zero."""
 
@@ -141,7 +157,7 @@ class Column:
     """A name of `crosstask methods`."""
     reset: Literal["batch", "corruption"] = "batch"
     """Back to the source after every batch (episodic) or before every corruption (online)."""
-    checkpoint: Literal["supervised", "aligned"] | None = None
+    checkpoint: Kind | None = None
     """The model it starts from; by default the one the method needs."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """The method's own keyword arguments."""
@@ -196,6 +212,8 @@ class Recipe:
     """Stage 1b."""
     align: Align
     """Stage 2."""
+    tasks: dict[str, dict[str, bool | int | float | str]] = Field(default_factory=dict)
+    """Arguments of the tasks trained beside the classifier, by their method: `[tasks.clust3]`."""
     bench: Bench
     """The comparison."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosstask.checkpoint import Checkpoint
-from crosstask.config import keyword_config, validate
+from crosstask.config import Kind, keyword_config, validate
 from crosstask.errors import AdapterError, UnknownName
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.cta import CTA
@@ -25,6 +25,7 @@ class Method:
 
     Attributes:
         adapter: its class.
+        family: `training` where the source model was made for it, `adaptation` where any classifier will do.
         needs: the checkpoint it starts from.
         moves: what changes at test time.
         cost: forward (F) and backward (B) passes of one batch of images, for T steps.
@@ -32,7 +33,8 @@ class Method:
     """
 
     adapter: type[Adapter]
-    needs: Literal["supervised", "aligned"]
+    family: Literal["training", "adaptation"]
+    needs: Kind
     moves: str
     cost: str
     paper: str
@@ -57,13 +59,26 @@ class Method:
         """Its own keyword arguments and their defaults."""
         return {field.name: field.default for field in dataclasses.fields(self.arguments)}
 
+    @property
+    def parts(self) -> list[str]:
+        """What of a checkpoint it is made from: `model`, and `task` or `statistics` where it asks for them."""
+        own = inspect.signature(self.adapter).parameters.values()
+        return [parameter.name for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
 
+
+NORMS = "scales and shifts of norm layers"
 METHODS: dict[str, Method] = {
     "source": Method(
-        adapter=Source, needs="supervised", moves="nothing", cost="1 F", paper="the model before adaptation"
+        adapter=Source,
+        family="adaptation",
+        needs="supervised",
+        moves="nothing",
+        cost="1 F",
+        paper="the model before adaptation",
     ),
     "ptbn": Method(
         adapter=PTBN,
+        family="adaptation",
         needs="supervised",
         moves="batch-norm statistics",
         cost="1 F",
@@ -71,13 +86,15 @@ METHODS: dict[str, Method] = {
     ),
     "tent": Method(
         adapter=Tent,
+        family="adaptation",
         needs="supervised",
-        moves="scales and shifts of norm layers",
+        moves=NORMS,
         cost="(T + 1) F + T B",
         paper="Wang et al. 2021, arXiv 2006.10726",
     ),
     "cta": Method(
         adapter=CTA,
+        family="training",
         needs="aligned",
         moves="all parameters of the encoder",
         cost="(2T + 1) F + 2T B",
@@ -100,8 +117,8 @@ def find(name: str) -> Method:
 def outline(name: str) -> dict[str, Any]:
     """Return a method's row as plain values, its name and arguments among them."""
     method = find(name)
-    facts = {"summary": method.summary, "needs": method.needs, "moves": method.moves, "cost": method.cost}
-    return {"name": name, **facts, "paper": method.paper, "arguments": method.defaults}
+    facts = {key: getattr(method, key) for key in ("summary", "family", "needs", "moves", "cost", "paper")}
+    return {"name": name, **facts, "arguments": method.defaults}
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
@@ -114,7 +131,7 @@ def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter
 
     Args:
         name: a key of `METHODS`.
-        checkpoint: of the kind the method needs; `source`, `ptbn` and `tent` also take an aligned one.
+        checkpoint: of the kind the method needs; methods that need a supervised one take any that has a head.
         arguments: the method's own keyword arguments.
 
     Raises:
@@ -123,14 +140,18 @@ def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter
     """
     method = find(name)
     check_arguments(name, arguments)
-    adapter: Callable[..., Adapter] = method.adapter
-    if method.needs != "aligned":
-        return adapter(checkpoint.classifier, **arguments)
-    if checkpoint.task is None:
+    parts: dict[str, Any] = {"statistics": checkpoint.statistics, "task": checkpoint.task}
+    if "task" in method.parts and checkpoint.task is None:
         raise AdapterError(
-            f"{name} needs an aligned checkpoint and this one is {checkpoint.kind}; run `crosstask align`"
+            f"{name} needs the checkpoint {method.needs!r} and this one is {checkpoint.kind}; {how_to_get(method.needs)}"
         )
-    return adapter(checkpoint.classifier, checkpoint.task, **arguments)
+    adapter: Callable[..., Adapter] = method.adapter
+    return adapter(checkpoint.classifier, *(parts[part] for part in method.parts[1:]), **arguments)
+
+
+def how_to_get(kind: Kind) -> str:
+    """Return the command that makes the checkpoint of a kind."""
+    return f"run `crosstask {'align RECIPE' if kind == 'aligned' else f'pretrain RECIPE --only {kind}'}`"
 
 
 __all__ = [

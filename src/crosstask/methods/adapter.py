@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from crosstask import runtime
 from crosstask.errors import AdapterError, ConfigError
-from crosstask.methods.batchnorm import learning, set_batch_norm
+from crosstask.methods.batchnorm import learning, moving_averages, set_batch_norm
 
 
 class Adapter(nn.Module, ABC):
@@ -40,7 +40,7 @@ class Adapter(nn.Module, ABC):
     Attributes:
         images_apart: whether each image of a batch is adapted to by itself, from the source, as in MEMO.
         model: the copy that adapts.
-        adapted_names: names, within `model`, of the parameters that may move.
+        adapted_names: names, within `model`, of the parameters and running averages that may move.
     """
 
     images_apart: ClassVar[bool] = False
@@ -56,6 +56,7 @@ class Adapter(nn.Module, ABC):
         self.steps, self.seed = steps, seed
         self.batches_seen = 0
         self.adapted_names: list[str] = []
+        self._parameter_names: list[str] = []
 
     @final
     def begin(self, moving: Iterable[str]) -> list[nn.Parameter]:
@@ -64,7 +65,8 @@ class Adapter(nn.Module, ABC):
         Args:
             moving: their names within `self.model`.
         """
-        self.adapted_names = list(moving)
+        self._parameter_names = list(moving)
+        self.adapted_names = [*self._parameter_names, *moving_averages(self.model)]
         self.train(self.training)
         self._source = _Saved(self._live())
         for parameter in self.moving_parameters:
@@ -150,12 +152,12 @@ class Adapter(nn.Module, ABC):
     @property
     def moving_parameters(self) -> list[nn.Parameter]:
         """The parameters that may move, in the order of `adapted_names`."""
-        return [self.model.get_parameter(name) for name in self.adapted_names]
+        return [self.model.get_parameter(name) for name in self._parameter_names]
 
     @property
     def source_values(self) -> list[Tensor]:
         """What the parameters that may move were at the source, in the order of `adapted_names`."""
-        return list(self._source.buffers())[: len(self.adapted_names)]
+        return list(self._source.buffers())[: len(self._parameter_names)]
 
     @final
     def train(self, mode: bool = True) -> Adapter:

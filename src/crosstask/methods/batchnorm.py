@@ -148,6 +148,16 @@ def _set_own_forward(layer: _BatchNorm, policy: str) -> None:
         layer.running_mean = layer.running_var = None
 
 
+def moving_averages(model: nn.Module) -> list[str]:
+    """Return the names of the running averages that updates move: those under `ema` and `robust`."""
+    return [
+        f"{name}.{own}" if name else own
+        for name, layer in model.named_modules()
+        if isinstance(layer, PolicyBatchNorm) and layer.policy in ("ema", "robust")
+        for own in ("running_mean", "running_var")
+    ]
+
+
 def norm_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the scales and shifts of all batch, group and layer norms of `model`, by name.
 

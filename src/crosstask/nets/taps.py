@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,18 @@ def map_shapes(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -
         for module, mode in modes.items():
             module.training = mode
     return [tuple(each.shape[1:]) for each in maps]
+
+
+def upstream(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Return the names of the network's parameters that those modules' maps depend on."""
+    copied = copy.deepcopy(network).eval().requires_grad_()
+    named = dict(copied.named_parameters())
+    weight = next(iter(named.values()))
+    with torch.enable_grad():
+        maps = maps_of(copied, torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device), names)
+        total = torch.stack([each.float().sum() for each in maps]).sum()
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return [name for name, gradient in zip(named, gradients, strict=True) if gradient is not None]
 
 
 class _Enough(Exception):

@@ -1,0 +1,63 @@
+"""Self-supervised tasks: what an encoder learns from images alone, in pretraining, alignment and adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from crosstask.config import Auxiliary, Task, keyword_config, validate
+from crosstask.errors import UnknownName
+from crosstask.tasks.base import JointTask, SelfSupervisedTask
+from crosstask.tasks.simclr import SimCLR
+from crosstask.views import ViewSampler
+
+TASKS = {"simclr": SimCLR}
+"""Tasks on the encoder's features, which CTA pretrains, aligns and adapts with."""
+
+JOINT_TASKS: dict[str, type[JointTask]] = {}
+"""Tasks that are trained beside the classifier, by the method that adapts with them."""
+
+
+def make_task(config: Task, feature_dim: int) -> SelfSupervisedTask:
+    """Return a freshly initialised task by the name in its config.
+
+    Raises:
+        UnknownName: the name is not in `TASKS`.
+    """
+    if config.name not in TASKS:
+        raise UnknownName("self-supervised task", config.name, TASKS)
+    sampler = ViewSampler(config.views)
+    return TASKS[config.name](
+        feature_dim, temperature=config.temperature, sampler=sampler, hidden=config.hidden, out=config.out
+    )
+
+
+def make_joint_task(config: Auxiliary, encoder: nn.Module, image_shape: Sequence[int]) -> JointTask:
+    """Return a freshly initialised task that fits an encoder and images of `image_shape` (C, H, W).
+
+    Raises:
+        UnknownName: the name is not in `JOINT_TASKS`.
+        ConfigError: an argument is unknown or out of range.
+    """
+    check_joint_task(config)
+    return JOINT_TASKS[config.name](encoder, image_shape, **config.arguments)  # type: ignore[call-arg]
+
+
+def check_joint_task(config: Auxiliary) -> None:
+    """Raise for a name or an argument that a joint task does not have."""
+    if config.name not in JOINT_TASKS:
+        raise UnknownName("joint task", config.name, JOINT_TASKS)
+    validate(keyword_config(JOINT_TASKS[config.name]), dict(config.arguments), f"the task of {config.name}")
+
+
+__all__ = [
+    "JOINT_TASKS",
+    "TASKS",
+    "JointTask",
+    "SelfSupervisedTask",
+    "SimCLR",
+    "check_joint_task",
+    "make_joint_task",
+    "make_task",
+]
