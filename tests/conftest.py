@@ -69,6 +69,12 @@ class Tiny:
         head = self.shaken(nn.Linear(TinyEncoder.feature_dim, classes), seed + 1)
         return Classifier(self.encoder(channels, norm, seed), head)
 
+    def statistics(self, classifier: Classifier) -> dict[str, Tensor]:
+        """Return Fisher values, drawn at random."""
+        generator = torch.Generator().manual_seed(4)
+        norms = [(n, p) for n, p in classifier.named_parameters() if "norm" in n]
+        return {f"fisher.{name}": torch.rand(p.shape, generator=generator) for name, p in norms}
+
     def checkpoint(self, channels: int = 1, norm: str = "batch", classes: int = 5) -> Checkpoint:
         """Return an aligned checkpoint of a tiny classifier that was never trained."""
         classifier = self.classifier(channels, norm, classes)
@@ -79,6 +85,7 @@ class Tiny:
             head=classifier.head,
             task=self.shaken(make_task(self.task_config, TinyEncoder.feature_dim), seed=2),
             task_config=self.task_config,
+            statistics=self.statistics(classifier),
             image_shape=(channels, 12, 12),
             class_names=tuple("abcdefghij"[:classes]),
         )

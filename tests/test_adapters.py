@@ -19,8 +19,12 @@ from crosstask.testing import CLAUSES, check_adapter
 NETS = {"gray": (1, "batch"), "colour": (3, "batch"), "group norm": (3, "group")}
 
 
-def few_steps(method: str) -> dict[str, int]:
-    return {"steps": 2} if "steps" in METHODS[method].defaults else {}
+FEW = {"steps": 2, "views": 3, "every": 4, "capacity": 4, "margin": 1.0, "difference": 0.0, "redundancy": 1.0}
+"""Arguments under which a method learns from four images within seconds."""
+
+
+def few_steps(method: str) -> dict[str, int | float]:
+    return {name: value for name, value in FEW.items() if name in METHODS[method].defaults}
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -240,7 +240,7 @@ def _feature_dim(checkpoint: Checkpoint) -> int | None:
 
 
 def _task_config(plain: dict[str, Any], what: str) -> Task | Auxiliary:
-    return validate(Auxiliary if "arguments" in plain else Task, plain, what)
+    return validate(Auxiliary, plain, what) if "arguments" in plain else validate(Task, plain, what)
 
 
 def _make_task(

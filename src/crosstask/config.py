@@ -36,9 +36,7 @@ Steps = Annotated[int, Field(ge=0)]
 Areas = Annotated[tuple[Annotated[Share, Field(gt=0)], Annotated[Share, Field(gt=0)]], AfterValidator(_ordered)]
 
 
-Kind = Literal[
-    "supervised", "self-supervised", "aligned", "joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"
-]
+Kind = Literal["supervised", "self-supervised", "aligned", "joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"]
 """Kinds of checkpoints, by the stage that makes them. `joint`: supervised and SimCLR on one encoder, as in TTT++."""
 
 

@@ -54,7 +54,22 @@ def distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+def entropies(logits: Tensor) -> Tensor:
+    """Return the Shannon entropies [B] in nats of the predictions of `logits` [B, K]."""
+    log_p = F.log_softmax(logits.float(), dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Return the mean Shannon entropy in nats of the predictions of `logits` [B, K]."""
-    log_p = F.log_softmax(logits.float(), dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1).mean()
+    return entropies(logits).mean()
+
+
+def soft_cross_entropies(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Return the cross-entropies [B] in nats of predictions against soft targets: `-sum_k softmax(t)_k log p_k`.
+
+    Args:
+        logits: float tensor [B, K], which receives the gradient.
+        target_logits: float tensor [B, K]; detach it where it is to be held constant.
+    """
+    return -(F.softmax(target_logits.float(), dim=1) * F.log_softmax(logits.float(), dim=1)).sum(dim=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from crosstask.config import Kind
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -23,7 +25,7 @@ class Protocol:
         frost: where the sheets of frost come from, in a grid that has the corruption frost.
     """
 
-    model: Literal["supervised", "aligned"]
+    model: Kind
     reset: Literal["batch", "corruption"]
     stream: Literal["iid"] = "iid"
     batch_size: int

@@ -13,9 +13,19 @@ from crosstask.checkpoint import Checkpoint
 from crosstask.config import Kind, keyword_config, validate
 from crosstask.errors import AdapterError, UnknownName
 from crosstask.methods.adapter import Adapter
+from crosstask.methods.cotta import CoTTA
 from crosstask.methods.cta import CTA
+from crosstask.methods.deyo import DeYO
+from crosstask.methods.eata import EATA
+from crosstask.methods.lame import LAME
+from crosstask.methods.memo import MEMO
 from crosstask.methods.ptbn import PTBN
+from crosstask.methods.roid import ROID
+from crosstask.methods.rotta import RoTTA
+from crosstask.methods.sar import SAR
+from crosstask.methods.shot import SHOT
 from crosstask.methods.source import Source
+from crosstask.methods.t3a import T3A
 from crosstask.methods.tent import Tent
 
 
@@ -92,6 +102,86 @@ METHODS: dict[str, Method] = {
         cost="(T + 1) F + T B",
         paper="Wang et al. 2021, arXiv 2006.10726",
     ),
+    "eata": Method(
+        adapter=EATA,
+        family="adaptation",
+        needs="supervised",
+        moves=NORMS,
+        cost="(T + 1) F + T B",
+        paper="Niu et al. 2022, arXiv 2204.02610",
+    ),
+    "sar": Method(
+        adapter=SAR,
+        family="adaptation",
+        needs="supervised",
+        moves=f"{NORMS}, but for the last",
+        cost="(2T + 1) F + 2T B",
+        paper="Niu et al. 2023, arXiv 2302.12400",
+    ),
+    "shot": Method(
+        adapter=SHOT,
+        family="adaptation",
+        needs="supervised",
+        moves="all parameters of the encoder",
+        cost="(T + 1) F + T B",
+        paper="Liang et al. 2020, arXiv 2002.08546",
+    ),
+    "t3a": Method(
+        adapter=T3A,
+        family="adaptation",
+        needs="supervised",
+        moves="the templates of the classes",
+        cost="2 F",
+        paper="Iwasawa & Matsuo 2021, NeurIPS 2021",
+    ),
+    "lame": Method(
+        adapter=LAME,
+        family="adaptation",
+        needs="supervised",
+        moves="nothing",
+        cost="1 F",
+        paper="Boudiaf et al. 2022, arXiv 2201.05718",
+    ),
+    "memo": Method(
+        adapter=MEMO,
+        family="adaptation",
+        needs="supervised",
+        moves="all parameters",
+        cost="(32T + 1) F + 32T B",
+        paper="Zhang et al. 2022, arXiv 2110.09506",
+    ),
+    "cotta": Method(
+        adapter=CoTTA,
+        family="adaptation",
+        needs="supervised",
+        moves="all parameters",
+        cost="(34T + 1) F + T B",
+        paper="Wang et al. 2022, arXiv 2203.13591",
+    ),
+    "rotta": Method(
+        adapter=RoTTA,
+        family="adaptation",
+        needs="supervised",
+        moves=NORMS,
+        cost="about (3T + 1) F + T B",
+        paper="Yuan et al. 2023, arXiv 2303.13899",
+    ),
+    "deyo": Method(
+        adapter=DeYO,
+        family="adaptation",
+        needs="supervised",
+        moves=f"{NORMS}, but for the last",
+        cost="(2T + 1) F + T B",
+        paper="Lee et al. 2024, arXiv 2403.07366",
+    ),
+    "roid": Method(
+        adapter=ROID,
+        family="adaptation",
+        needs="supervised",
+        moves=NORMS,
+        cost="(2T + 1) F + 2T B",
+        paper="Marsden et al. 2024, arXiv 2306.00650",
+    ),
     "cta": Method(
         adapter=CTA,
         family="training",
@@ -142,9 +232,8 @@ def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter
     check_arguments(name, arguments)
     parts: dict[str, Any] = {"statistics": checkpoint.statistics, "task": checkpoint.task}
     if "task" in method.parts and checkpoint.task is None:
-        raise AdapterError(
-            f"{name} needs the checkpoint {method.needs!r} and this one is {checkpoint.kind}; {how_to_get(method.needs)}"
-        )
+        command = how_to_get(method.needs)
+        raise AdapterError(f"{name} needs the checkpoint {method.needs!r} and this one is {checkpoint.kind}; {command}")
     adapter: Callable[..., Adapter] = method.adapter
     return adapter(checkpoint.classifier, *(parts[part] for part in method.parts[1:]), **arguments)
 
@@ -156,8 +245,18 @@ def how_to_get(kind: Kind) -> str:
 
 __all__ = [
     "CTA",
+    "EATA",
+    "LAME",
+    "MEMO",
     "METHODS",
     "PTBN",
+    "ROID",
+    "SAR",
+    "SHOT",
+    "T3A",
+    "CoTTA",
+    "DeYO",
+    "RoTTA",
     "Adapter",
     "Method",
     "Source",

@@ -16,6 +16,7 @@ take the running averages.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -91,16 +92,17 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def learning(module: nn.Module) -> Iterator[None]:
-    """Tell all layers inside `module` that have a policy that an update is under way."""
+def learning(module: nn.Module, under_way: bool = True) -> Iterator[None]:
+    """Tell all layers inside `module` that have a policy whether an update is under way."""
     layers = [layer for layer in module.modules() if isinstance(layer, PolicyBatchNorm)]
+    before = [layer.learning for layer in layers]
     for layer in layers:
-        layer.learning = True
+        layer.learning = under_way
     try:
         yield
     finally:
-        for layer in layers:
-            layer.learning = False
+        for layer, was in zip(layers, before, strict=True):
+            layer.learning = was
 
 
 def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
@@ -158,10 +160,14 @@ def moving_averages(model: nn.Module) -> list[str]:
     ]
 
 
-def norm_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def norm_parameters(model: nn.Module, skip: str = "") -> dict[str, nn.Parameter]:
     """Return the scales and shifts of all batch, group and layer norms of `model`, by name.
 
+    Args:
+        skip: a regular expression; names in which it is found are left out.
+
     Raises:
+        ConfigError: `skip` is no regular expression, or leaves nothing over.
         AdapterError: there are none; the message lists the layer types found.
     """
     kinds = (PolicyBatchNorm, _BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -174,4 +180,10 @@ def norm_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         types = sorted({type(module).__name__ for module in model.modules()})
         raise AdapterError(f"nothing to adapt: no norm layer with a scale and a shift among {', '.join(types)}")
-    return found
+    try:
+        left = {name: parameter for name, parameter in found.items() if not (skip and re.search(skip, name))}
+    except re.error as error:
+        raise ConfigError(f"skip must be a regular expression, got {skip!r}: {error}") from error
+    if not left:
+        raise ConfigError(f"nothing to adapt: skip={skip!r} is found in all of {', '.join(found)}")
+    return left

@@ -8,10 +8,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from crosstask.config import Positive, Share, Steps
+from crosstask import losses
+from crosstask.config import NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError
-from crosstask.methods.adapter import Adapter, Descent
+from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, set_batch_norm
+from crosstask.methods.parts import check_classifier, encoder_names
+from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask
 
@@ -26,7 +29,8 @@ class CTA(Adapter):
         theta <- theta - learning_rate * grad task(f_theta, views of x)
 
     over all parameters theta of the encoder f, with momentum; then `head(f_theta(x))` on the images themselves. With
-    SimCLR the task is NT-Xent on two random views. The projector stays frozen, as the head does.
+    SimCLR the task is NT-Xent on two random views. The projector stays frozen, as the head does. With `entropy` above
+    zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT).
 
     Args:
         model: the aligned encoder with the frozen head.
@@ -34,6 +38,7 @@ class CTA(Adapter):
         steps: updates on each batch.
         learning_rate, momentum: of SGD.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
+        entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
         seed: fixes the views.
 
     Raises:
@@ -50,21 +55,21 @@ class CTA(Adapter):
         momentum: Share = 0.9,
         batch_norm: Policy = "batch",
         batch_share: Share = 0.5,
+        entropy: NotNegative = 0.0,
         seed: int = 0,
     ) -> None:
-        if not isinstance(model, Classifier):
-            raise AdapterError(
-                f"CTA needs an encoder and a head, and got a {type(model).__name__}; see `crosstask.split`"
-            )
+        check_classifier("CTA", model)
         if not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
+        self.entropy = entropy
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)
-        if not any(True for _ in self.model.get_submodule("encoder").parameters()):
-            raise AdapterError("nothing to adapt: the encoder has no parameters")
-        moving = self.begin(name for name, _ in self.model.named_parameters() if name.startswith("encoder."))
+        moving = self.begin(encoder_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
-        self.descent(self.task(self.model.get_submodule("encoder"), x, generator))
+        loss = self.task(self.model.get_submodule("encoder"), x, generator)
+        if self.entropy:
+            loss = loss + self.entropy * losses.entropy(self.model(x))
+        self.descent(loss)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from crosstask import losses
 from crosstask.config import Positive, Share, Steps
-from crosstask.methods.adapter import Adapter, Descent
+from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, norm_parameters
+from crosstask.methods.state import Descent
 
 
 @final

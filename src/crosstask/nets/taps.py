@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import UnknownName
+from crosstask.errors import AdapterError, UnknownName
 
 
 def tapped(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
@@ -32,6 +32,29 @@ def maps_of(network: nn.Module, x: Tensor, names: Sequence[str]) -> list[Tensor]
         for hook in hooks:
             hook.remove()
     return [maps[name] for name in names]
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    """Return the layer that makes the logits: the network's last `nn.Linear`.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        types = sorted({type(module).__name__ for module in network.modules()})
+        raise AdapterError(f"expected a network that ends in an nn.Linear, found only {', '.join(types)}")
+    return linear[-1]
+
+
+def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the network; return its logits [B, K] and the features [B, D] that its last `nn.Linear` made them from."""
+    kept: list[Tensor] = []
+    hook = last_linear(network).register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    try:
+        return network(x), kept[-1]
+    finally:
+        hook.remove()
 
 
 def check_taps(network: nn.Module, names: Sequence[str]) -> None:

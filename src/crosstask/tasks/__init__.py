@@ -41,7 +41,7 @@ def make_joint_task(config: Auxiliary, encoder: nn.Module, image_shape: Sequence
         ConfigError: an argument is unknown or out of range.
     """
     check_joint_task(config)
-    return JOINT_TASKS[config.name](encoder, image_shape, **config.arguments)  # type: ignore[call-arg]
+    return JOINT_TASKS[config.name](encoder, image_shape, **config.arguments)
 
 
 def check_joint_task(config: Auxiliary) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class SelfSupervisedTask(nn.Module, ABC):
-    """What a self-supervised task on the encoder's features must answer. Its own parameters train beside the encoder."""
+    """What a self-supervised task on features must answer. Its own parameters (a projector, say) train with it."""
 
     @abstractmethod
     def views(self, x: Tensor, generator: torch.Generator) -> Tensor:

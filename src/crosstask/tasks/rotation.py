@@ -1,0 +1,88 @@
+"""Rotations: a branch of the network tells by how many quarters an image was turned (TTT)."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crosstask.config import Count, Views
+from crosstask.errors import ConfigError
+from crosstask.nets.encoders import ResNet
+from crosstask.nets.taps import maps_of, upstream
+from crosstask.tasks.base import JointTask
+from crosstask.tasks.clusters import spatial_maps
+from crosstask.views import ViewSampler
+
+TURNS = 4
+
+
+class Rotation(JointTask):
+    """A branch b after a layer of the encoder predicts by how many quarters an image was turned (Sun et al. 2020, TTT).
+
+    `loss = mean CE(b(map of the turned image), turns)`: over all four rotations of every image at source time, and over
+    `views` random crops of the batch's images, mirrored or not and turned at random, at test time. The branch is a copy
+    of what follows the layer, where that is a stage of our own ResNets; elsewhere a 3x3 convolution of stride 2 and a
+    ReLU; then the mean over positions and a linear layer.
+    Differences from the official code: at test time crops keep 60 to 100 % of the area, for a shift by up to 4 pixels
+    of 32; an encoder that is not ours has the small branch.
+
+    Args:
+        encoder: from whose maps the branch predicts. It is not kept.
+        image_shape: (C, H, W) of its images, H = W.
+        layers: the name of one of the encoder's modules; the encoder is shared up to it.
+        views: turned images at test time, at least; each image of a batch of B has as many, `views / B` rounded up.
+
+    Raises:
+        UnknownName: the layer is no module of the encoder.
+        ConfigError: the images are not square, or it is not one layer with maps.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, image_shape: Sequence[int], *, layers: str = "stages.1", views: Count = 32
+    ) -> None:
+        super().__init__()
+        if image_shape[1] != image_shape[2]:
+            raise ConfigError(f"quarter turns need square images, got {' x '.join(map(str, image_shape[1:]))} pixels")
+        shapes = spatial_maps(encoder, image_shape, layers)
+        if len(shapes) != 1:
+            raise ConfigError(f"the rotation branch leaves the encoder after one layer, got {', '.join(shapes)}")
+        ((name, (channels, _, _)),) = shapes.items()
+        self.names, self.upstream = [name], upstream(encoder, image_shape, [name])
+        self.views, self.sampler = views, ViewSampler(Views(crop=(0.6, 1.0)))
+        self.branch = _branch(encoder, name, channels)
+
+    def joint(self, encoder: nn.Module, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        turns = torch.arange(TURNS, device=x.device).repeat_interleave(len(x))
+        return encoder(x), self.loss(encoder, torch.cat(_all_turns(x)), turns)
+
+    def forward(self, encoder: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self.loss(encoder, *self.turned_views(x, generator))
+
+    def turned_views(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return crops of the images of `x`, turned, [N, C, H, W], and their turns [N], in {0, 1, 2, 3}."""
+        copies = -(-self.views // len(x))
+        crops = self.sampler.geometric(x.repeat(copies, 1, 1, 1), generator)
+        turns = torch.randint(TURNS, (len(crops),), generator=generator, device=x.device)
+        return torch.stack(_all_turns(crops))[turns, torch.arange(len(crops), device=x.device)], turns
+
+    def loss(self, encoder: nn.Module, x: Tensor, turns: Tensor) -> Tensor:
+        """Return the cross-entropy of the predicted turns of `x` [N, C, H, W]."""
+        return F.cross_entropy(self.branch(maps_of(encoder, x, self.names)[0]).float(), turns)
+
+
+def _all_turns(x: Tensor) -> list[Tensor]:
+    return [x.rot90(turns, (2, 3)) for turns in range(TURNS)]
+
+
+def _branch(encoder: nn.Module, name: str, channels: int) -> nn.Sequential:
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if isinstance(encoder, ResNet) and re.fullmatch(r"stages\.\d+", name):
+        rest = copy.deepcopy(encoder.stages[int(name.partition(".")[2]) + 1 :]).requires_grad_()
+        return nn.Sequential(rest, *pool, nn.Linear(encoder.feature_dim, TURNS))
+    first = nn.Conv2d(channels, channels, 3, 2, 1)
+    return nn.Sequential(first, nn.ReLU(), *pool, nn.Linear(channels, TURNS))
