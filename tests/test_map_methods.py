@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_methods import CPU, close, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,7 @@ from crosstask.tasks.rotation import Rotation
 from crosstask.testing import check_adapter
 from crosstask.train.joint import pretrain_joint, pretrain_on_frozen
 from crosstask.train.loop import Run
+from test_methods import CPU, close, weights
 
 NAMES = ("ttt", "tttflow", "clust3", "nc-ttt")
 TASKS: dict[str, Callable[..., JointTask]] = {"ttt": Rotation, "tttflow": Flow, "clust3": Clusters, "nc-ttt": Noise}
@@ -136,7 +136,7 @@ def plain_rotation(branch: dict[str, Tensor], map_: Tensor, turns: Tensor) -> Te
 
 
 class Plain:
-    """The tiny classifier by hand, batch norm as in train mode with momentum `share` in an update, else as in eval mode.
+    """The tiny classifier by hand: batch norm is in train mode in an update, with momentum `share`, else in eval mode.
 
     `share` 1 is the policy `batch`: statistics of the current batch, always.
     """
@@ -245,11 +245,12 @@ def test_ttt_is_plain_descent_of_extractor_and_branch(tiny, training, steps):
 # The contract.
 
 
-@pytest.mark.parametrize("net", ["gray", "colour", "group norm", "later layer", "two layers"])
-@pytest.mark.parametrize("name", NAMES)
+NETS = ("gray", "colour", "group norm", "later layer", "two layers")
+CASES = [(name, net) for name in NAMES for net in NETS if (name, net) != ("ttt", "two layers")]
+
+
+@pytest.mark.parametrize(("name", "net"), CASES)
 def test_every_method_keeps_the_contract(tiny, name, net):
-    if name == "ttt" and net == "two layers":
-        pytest.skip("the branch leaves the encoder at one place")
     channels, norm = (3 if net == "colour" else 1), ("group" if net == "group norm" else "batch")
     layers = {"later layer": "norm2", "two layers": "conv1, norm2"}.get(net, "norm1")
     model = tiny.classifier(channels, norm)
@@ -333,7 +334,7 @@ def test_training_at_source_time_lowers_the_loss_of_the_task(tiny, name):
     before_training = copy.deepcopy(model.encoder.state_dict())
 
     def loss() -> float:
-        model.train(), task.train()
+        model.train(name != "tttflow"), task.train()
         with torch.no_grad():
             return float(sum(task.joint(copy.deepcopy(model.encoder), x, seeded(i))[1] for i in range(4)) / 4)
 
@@ -354,10 +355,12 @@ def test_joint_gives_the_features_of_the_encoder(tiny, name):
     task = made(tiny, name, encoder).eval()
     features, loss = task.joint(encoder, x, seeded(0))
     assert torch.equal(features, encoder(x)) and loss.ndim == 0 and loss.requires_grad
-    assert not [n for n, _ in task.named_parameters() if "conv1.weight" in n and "flow" not in n]
+    held = {p.data_ptr() for p in task.parameters()}
+    assert not held & {p.data_ptr() for p in encoder.parameters()}
     with torch.autocast("cpu", torch.bfloat16):
         rough = task.joint(encoder, x, seeded(0))[1]
-    assert rough.dtype == torch.float32 and abs(float(rough - loss)) < 0.1 * (1 + abs(float(loss)))
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, loss, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -462,7 +465,7 @@ def test_the_source_loss_of_noise_is_the_cross_entropy_with_the_posterior(tiny):
     close(task.joint(encoder, x, seeded(4))[1].detach(), total)
 
 
-def test_noise_is_told_apart_at_once_in_many_dimensions():
+def test_the_loss_of_noise_is_finite_however_large_the_maps():
     encoder = make_encoder("resnet-small", 3).eval()
     task = Noise(encoder, (3, 32, 32))
     initialise(task, torch.Generator().manual_seed(0))
@@ -511,7 +514,7 @@ def test_turns_are_quarter_turns_of_crops(tiny):
 
 def test_at_source_time_every_image_is_turned_four_ways(tiny):
     encoder, x = tiny.encoder().eval(), tiny.images()
-    task, branch = made(tiny, "ttt", encoder), {}
+    task = made(tiny, "ttt", encoder)
     branch = weights(task.branch)
     expected = torch.zeros(())
     for turns in range(4):

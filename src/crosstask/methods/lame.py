@@ -18,10 +18,10 @@ _STEPS, _TOLERANCE = 100, 1e-8
 
 @final
 class LAME(Adapter):
-    """Correct a batch's predictions so that neighbours in feature space agree (Boudiaf et al. 2022). Nothing is learned.
+    """Correct a batch's predictions so that neighbours in feature space agree (Boudiaf et al. 2022).
 
     From `Y_i = p_i`, repeat `Y_i <- softmax(log p_i + sum_j W_ij Y_j)` until the energy rests, at most 100 times, with
-    W the affinities of the L2-normalised features. The answer is log Y. It is made for streams whose neighbours in
+    W the affinities of the L2-normalised features. The answer is log Y. No parameter moves. It is made for streams whose neighbours in
     time share a class; on an i.i.d. stream it can only lose a little, and under strong shifts it amplifies errors.
 
     Args:

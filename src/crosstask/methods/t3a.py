@@ -14,6 +14,9 @@ from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy
 from crosstask.nets.taps import last_linear, with_features
 
+_EMPTY = 1e6
+"""The entropy of a place without a support, higher than any."""
+
 
 @final
 class T3A(Adapter):
@@ -43,7 +46,7 @@ class T3A(Adapter):
         super().__init__(model, steps=1, batch_norm=batch_norm, batch_share=batch_share)
         last = last_linear(self.model)
         classes, width = last.weight.shape
-        self.register_buffer("entropies", torch.full((classes, keep), torch.inf, device=last.weight.device))
+        self.register_buffer("entropies", torch.full((classes, keep), _EMPTY, device=last.weight.device))
         self.register_buffer("supports", torch.zeros(classes, keep, width, device=last.weight.device))
         with torch.no_grad():
             self._remember(last(last.weight), last.weight)
@@ -60,13 +63,13 @@ class T3A(Adapter):
 
     def _remember(self, logits: Tensor, features: Tensor) -> None:
         """Let features [B, D] compete for the places of the class they are predicted as; NaN has no chance."""
-        entropies = losses.entropies(logits).nan_to_num(nan=torch.inf)
+        entropies = losses.entropies(logits).nan_to_num(nan=_EMPTY)
         mine = logits.argmax(dim=1) == torch.arange(len(self.entropies), device=logits.device)[:, None]
-        offered = torch.cat([self.entropies, torch.where(mine, entropies, torch.inf)], dim=1)
+        offered = torch.cat([self.entropies, torch.where(mine, entropies, _EMPTY)], dim=1)
         keep, width = self.supports.shape[1:]
         lowest, places = offered.topk(keep, dim=1, largest=False)
         old = self.supports.gather(1, places.clamp(max=keep - 1)[:, :, None].expand(-1, -1, width))
         new = features.float()[(places - keep).clamp(min=0)]
         chosen = torch.where((places < keep)[:, :, None], old, new)
-        self.supports.copy_(torch.where(lowest.isfinite()[:, :, None], chosen, 0))
+        self.supports.copy_(torch.where((lowest < _EMPTY)[:, :, None], chosen, 0))
         self.entropies.copy_(lowest)
