@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
 
 import pytest
 import torch
-from test_methods import (  # noqa: F401
-    CPU,
-    accuracy,
-    close,
-    normed,
-    plain_features,
-    shifted,
-    textures,
-    training,
-    world,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import runtime
-from crosstask.data.images import ImageSet
 from crosstask.methods import PTBN, Source
 from crosstask.methods.cotta import CoTTA
 from crosstask.methods.deyo import DeYO, shuffle_patches
@@ -36,12 +23,23 @@ from crosstask.methods.sar import SAR
 from crosstask.methods.shot import SHOT
 from crosstask.methods.t3a import T3A
 from crosstask.nets.split import Classifier
+from test_methods import (  # noqa: F401
+    CPU,
+    accuracy,
+    close,
+    normed,
+    plain_features,
+    shifted,
+    textures,
+    training,
+    world,
+)
 
 # Plain lines that several methods share. `w` holds the weights of the whole classifier by name.
 
 
 def lively(tiny, classes: int = 5) -> Classifier:
-    """Return a classifier that tells textures apart, is sure of some and unsure of others, and knows their statistics."""
+    """Return a classifier that knows the statistics of textures, and is sure of some and unsure of others."""
     model, x = tiny.classifier(classes=classes), pictures(64, seed=9)
     for layer in (model.encoder.norm1, model.encoder.norm2):
         layer.reset_running_stats()
@@ -121,6 +119,18 @@ def expect_weights(adapter: nn.Module, w: dict[str, Tensor]) -> None:
         close(adapter.model.get_parameter(name), value)
 
 
+def moved(adapter: nn.Module) -> bool:
+    """Say whether a parameter is not where it was at the source."""
+    pairs = zip(adapter.moving_parameters, adapter.source_values, strict=True)
+    return any(not torch.equal(now, then) for now, then in pairs)
+
+
+def distance(adapter: nn.Module) -> float:
+    """Return how far a parameter has gone from the source at most."""
+    pairs = zip(adapter.moving_parameters, adapter.source_values, strict=True)
+    return max(float((now.detach() - then).abs().max()) for now, then in pairs)
+
+
 def some(chosen: Tensor) -> bool:
     """Say whether a filter lets through a part, so that a test of it is one."""
     return 0 < int(chosen.sum()) < len(chosen)
@@ -166,7 +176,9 @@ def test_eata_learns_from_sure_and_unlike_predictions_near_the_source(tiny, trai
             picked = p[chosen].sum(dim=0) / chosen.sum()
             average = picked if average is None else 0.9 * average + 0.1 * picked
             terms = [torch.exp(margin * math.log(5) - h[i].detach()) * h[i] for i in range(16) if chosen[i]]
-            penalty = sum((fisher[f"fisher.{name}"] * (w[name] - source[name].detach()) ** 2).sum() for name in norms(w))
+            penalty = sum(
+                (fisher[f"fisher.{name}"] * (w[name] - source[name].detach()) ** 2).sum() for name in norms(w)
+            )
             adam.descend(sum(terms) / len(terms) + fisher_weight * penalty)
         close(adapter(x), logits_of(model, w, x))
     assert all(filtered), "both filters took part"
@@ -178,15 +190,14 @@ def test_a_large_fisher_weight_keeps_eata_at_the_source(tiny):
     model, x = lively(tiny), pictures(16, seed=1)
     ones = {name: torch.ones_like(value) for name, value in fisher_of(model).items()}
 
-    def moved(fisher_weight: float) -> float:
+    def gone(fisher_weight: float) -> float:
         adapter = EATA(
             model, ones, steps=60, learning_rate=3e-3, margin=1.0, redundancy=2.0, fisher_weight=fisher_weight
         )
         adapter(x)
-        pairs = zip(adapter.moving_parameters, adapter.source_values, strict=True)
-        return max(float((now.detach() - then).abs().max()) for now, then in pairs)
+        return distance(adapter)
 
-    assert moved(1e5) < 0.1 * moved(0.0)
+    assert gone(1e5) < 0.1 * gone(0.0)
 
 
 # SAR
@@ -196,7 +207,7 @@ def test_sar_descends_from_where_it_climbed(tiny, training):  # noqa: F811
     model, steps, margin, radius = lively(tiny).train(training), 3, 0.5, 0.2
     batches = pictures(16, seed=1), pictures(16, seed=2)
     adapter = SAR(model, steps=steps, learning_rate=0.05, momentum=0.8, radius=radius, margin=margin, reset_below=0.0)
-    w, filtered = whole(model), [0, 0]
+    w, filtered, average = whole(model), [0, 0], None
     sgd = PlainSGD(w, norms(w), 0.05, 0.8)
     for x in batches:
         for _ in range(steps):
@@ -210,10 +221,13 @@ def test_sar_descends_from_where_it_climbed(tiny, training):  # noqa: F811
             h = plain_entropies(logits_of(model, w, x))
             still = h < margin * math.log(5)
             filtered = [filtered[0] + some(sure), filtered[1] + int((sure ^ still).any())]
-            uphill = sgd.gradients(h[sure & still].sum() / (sure & still).sum())
+            loss = h[sure & still].sum() / (sure & still).sum()
+            average = loss.detach() if average is None else 0.9 * average + 0.1 * loss.detach()
+            uphill = sgd.gradients(loss)
             w.update(here)
             sgd.descend(sum((w[name] * g).sum() for name, g in zip(norms(w), uphill, strict=True)))
         close(adapter(x), logits_of(model, w, x))
+        close(adapter.average.value, average)
     assert all(filtered), "both choices of images took part"
     assert sorted(adapter.adapted_names) == sorted(norms(w))
     expect_weights(adapter, w)
@@ -228,20 +242,18 @@ def test_sar_goes_back_to_the_source_when_its_average_loss_falls_below_the_thres
         assert torch.equal(reset.model.get_parameter(name), source[name])
         assert not torch.equal(kept.model.get_parameter(name), source[name])
     assert reset.average.value is None and not reset.descent.optimiser.state
-    collapsing = SAR(model, steps=1, learning_rate=0.05, margin=1.0, reset_below=0.2)
-    losses, w, average, resets = [], whole(model), None, 0
-    for _ in range(400):
-        before = [p.detach().clone() for p in collapsing.moving_parameters]
-        collapsing(x)
-        average = collapsing.average.value
-        if average is None:
-            resets += 1
-            assert losses[-1] < 0.3, "it was about to fall below 0.2"
-            assert all(torch.equal(p, s) for p, s in zip(collapsing.moving_parameters, collapsing.source_values))
+
+
+def test_sar_goes_on_until_its_average_loss_falls_below_the_threshold(tiny):
+    adapter, x, averages = SAR(lively(tiny), learning_rate=0.05, margin=1.0), pictures(16, seed=1), []
+    while len(averages) < 300:
+        adapter(x)
+        back = not moved(adapter)
+        if adapter.average.value is None:
             break
-        losses.append(float(average))
-        assert losses[-1] >= 0.2 and any((p != b).any() for p, b in zip(collapsing.moving_parameters, before))
-    assert resets == 1 and w
+        averages.append(float(adapter.average.value))
+        assert averages[-1] >= 0.2 and not back
+    assert 3 < len(averages) < 300 and back and averages[-1] < 0.25, "it went back when it was about to fall below 0.2"
 
 
 def test_sar_leaves_the_last_norms_alone(tiny):
@@ -258,9 +270,7 @@ def test_sar_leaves_the_last_norms_alone(tiny):
 def test_shot_makes_predictions_sure_and_diverse_and_trusts_the_confident_ones(tiny, training):  # noqa: F811
     model, steps, confidence, theta = lively(tiny).train(training), 2, 0.6, 0.3
     batches = pictures(16, seed=1), pictures(16, seed=2)
-    adapter = SHOT(
-        model, steps=steps, learning_rate=0.02, momentum=0.8, pseudo_weight=theta, confidence=confidence
-    )
+    adapter = SHOT(model, steps=steps, learning_rate=0.02, momentum=0.8, pseudo_weight=theta, confidence=confidence)
     w, filtered = whole(model), 0
     moving = [name for name in w if name.startswith("encoder.")]
     sgd = PlainSGD(w, moving, 0.02, 0.8)
@@ -314,7 +324,9 @@ def test_t3a_keeps_the_surest_features_of_each_class(tiny, training, keep, polic
 def test_t3a_begins_with_the_rows_of_the_head(tiny):
     model, x = lively(tiny), pictures(16, seed=1)
     with torch.no_grad():
-        model.head.weight.copy_(torch.linalg.qr(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)))[0].T * 3)
+        model.head.weight.copy_(
+            torch.linalg.qr(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)))[0].T * 3
+        )
         model.head.bias.zero_()
     w = whole(model)
     found = T3A(model, batch_norm="batch").curve(x, (0,))[0]
@@ -483,7 +495,10 @@ def test_cotta_sends_a_share_of_the_weights_back_to_the_source(tiny, share):
     teacher_moves = adapter.curve(pictures(16, seed=1), (0, 1))
     with torch.no_grad():
         at_source = torch.cat(
-            [(now == then).flatten() for now, then in zip(adapter.moving_parameters, adapter.source_values, strict=True)]
+            [
+                (now == then).flatten()
+                for now, then in zip(adapter.moving_parameters, adapter.source_values, strict=True)
+            ]
         )
     found = float(at_source.float().mean())
     assert found == 1.0 if share == 1 else abs(found - share) < 0.05
@@ -523,9 +538,7 @@ class PlainMemory:
 
 def test_rotta_learns_from_its_memory_by_a_teacher(tiny, training):  # noqa: F811
     model, capacity, every, rate, share = lively(tiny).train(training), 7, 6, 0.2, 0.1
-    adapter = RoTTA(
-        model, learning_rate=0.01, capacity=capacity, every=every, rate=rate, batch_share=share, seed=7
-    )
+    adapter = RoTTA(model, learning_rate=0.01, capacity=capacity, every=every, rate=rate, batch_share=share, seed=7)
     w, teacher, memory = whole(model), whole(model), PlainMemory(capacity, 5)
     student_norms, teacher_norms = copy.deepcopy(model.encoder), copy.deepcopy(model.encoder)
     adam, updates = PlainAdam(w, norms(w), 0.01), 0
@@ -560,8 +573,8 @@ def test_rotta_updates_once_in_64_images_from_a_balanced_bounded_memory(tiny):
     for seen in range(20):  # 13 images at a time
         before = [p.detach().clone() for p in adapter.moving_parameters]
         adapter(pictures(13, seed=seen))
-        moved = any(not torch.equal(b, p) for b, p in zip(before, adapter.moving_parameters, strict=True))
-        assert moved == ((13 * (seen + 1)) // 64 > 13 * seen // 64)
+        updated = any(not torch.equal(b, p) for b, p in zip(before, adapter.moving_parameters, strict=True))
+        assert updated == ((13 * (seen + 1)) // 64 > 13 * seen // 64)
         labels = [item["label"] for item in adapter.memory.items]
         assert len(labels) <= 64 and all(labels.count(k) <= math.ceil(64 / 5) for k in range(5))
     assert len(labels) > 32
@@ -576,9 +589,7 @@ def test_the_teacher_of_rotta_answers(tiny):
     model, x = lively(tiny), pictures(16, seed=1)
     still = RoTTA(model, learning_rate=0.1, every=4, rate=0.0, batch_share=0.0)
     close(still(x), Source(model)(x))
-    assert any(
-        not torch.equal(now, then) for now, then in zip(still.moving_parameters, still.source_values, strict=True)
-    ), "the student went elsewhere"
+    assert moved(still), "the student went elsewhere"
     following = RoTTA(model, learning_rate=0.1, every=4, rate=1.0, batch_share=0.0)
     answer = following(x)
     close(answer, logits_of(model, dict(following.model.named_parameters()), x, "source"))
@@ -619,9 +630,10 @@ def test_deyo_learns_nothing_from_images_that_survive_the_shuffle(tiny):
     for images, learns in ((tiles, False), (x, True)):
         adapter = DeYO(model, margin=1.0, difference=0.01, batch_norm="source")
         adapter(images)
-        pairs = zip(adapter.moving_parameters, adapter.source_values, strict=True)
-        assert any(not torch.equal(now, then) for now, then in pairs) == learns
-    assert not torch.equal(DeYO(model, margin=1.0, difference=0.0, seed=1)(x), DeYO(model, margin=1.0, difference=0.0)(x))
+        assert moved(adapter) == learns
+    assert not torch.equal(
+        DeYO(model, margin=1.0, difference=0.0, seed=1)(x), DeYO(model, margin=1.0, difference=0.0)(x)
+    )
 
 
 @pytest.mark.parametrize("size", [16, 14, 3])
@@ -632,11 +644,18 @@ def test_a_shuffle_moves_whole_patches(size):
     if size == 16:
         for one, other in zip(x, mixed, strict=True):
             before, after = (
-                sorted(tuple(image[:, r : r + 4, c : c + 4].flatten().tolist()) for r in range(0, 16, 4) for c in range(0, 16, 4))
+                sorted(
+                    tuple(image[:, r : r + 4, c : c + 4].flatten().tolist())
+                    for r in range(0, 16, 4)
+                    for c in range(0, 16, 4)
+                )
                 for image in (one, other)
             )
             assert before == after
-        places = [[bool((a[:, r, c] == b[:, r, c]).all()) for r in range(16) for c in range(16)] for a, b in zip(x, mixed, strict=True)]
+        places = [
+            [bool((a[:, r, c] == b[:, r, c]).all()) for r in range(16) for c in range(16)]
+            for a, b in zip(x, mixed, strict=True)
+        ]
         assert places[0] != places[1], "each image is shuffled in an order of its own"
 
 
@@ -696,13 +715,12 @@ def test_roid_corrects_for_the_prior_of_the_batch_and_nothing_else_before_it_lea
 def test_weight_ensembling_pulls_roid_back_to_the_source(tiny):
     model, x = lively(tiny), pictures(16, seed=1)
 
-    def moved(keep: float) -> float:
+    def gone(keep: float) -> float:
         adapter = ROID(model, steps=20, learning_rate=0.01, keep=keep)
         adapter(x)
-        pairs = zip(adapter.moving_parameters, adapter.source_values, strict=True)
-        return max(float((now.detach() - then).abs().max()) for now, then in pairs)
+        return distance(adapter)
 
-    assert moved(0.0) < 1e-6 < moved(0.5) < moved(0.9) < moved(1.0)
+    assert gone(0.0) < 1e-6 < gone(0.5) < gone(0.9) < gone(1.0)
 
 
 # In the toy world of `test_methods`
@@ -714,3 +732,73 @@ def stream_accuracy(adapter: nn.Module, images: Tensor, labels: Tensor, batch_si
     for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
         right += int((adapter(x).argmax(dim=1) == y).sum())
     return right / len(labels)
+
+
+def hazy(x: Tensor) -> Tensor:
+    """Take away contrast alone: a shift that one image by itself can tell something about."""
+    return 0.5 + 0.4 * (x - 0.5)
+
+
+def grainy(x: Tensor) -> Tensor:
+    """Add noise: a shift under which features still have the right neighbours."""
+    return (x + 0.12 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5))).clamp(0, 1)
+
+
+def unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def of_the_world(method: str, model: Classifier) -> nn.Module:
+    """Return the method, in a few steps at a rate for a tiny network where its own is for a large one."""
+    if method == "eata":
+        fisher = {name: torch.ones_like(value) for name, value in fisher_of(model).items()}
+        return EATA(model, fisher, steps=3, learning_rate=5e-3)
+    few = {"sar": SAR, "shot": SHOT, "deyo": DeYO, "roid": ROID}
+    return few[method](model, steps=3, learning_rate=5e-3) if method in few else CoTTA(model, steps=3, views=8)
+
+
+@pytest.mark.parametrize("method", ["eata", "sar", "shot", "cotta", "deyo", "roid"])
+def test_adapting_beats_the_model_that_does_not(world, method):  # noqa: F811
+    teacher, _, _, test = world
+    adapter = of_the_world(method, teacher)
+    assert accuracy(adapter, test, shifted) > accuracy(Source(teacher), test, shifted) + 0.2
+    assert moved(adapter), "it learned, and did not only take the batch's statistics"
+    assert accuracy(adapter, test, unchanged) >= accuracy(Source(teacher), test, unchanged) - 0.01
+
+
+def test_memo_beats_the_model_that_does_not_adapt_an_image_at_a_time(world):  # noqa: F811
+    teacher, _, _, test = world
+    x, y = hazy(runtime.to_unit_floats(test.images[:64], CPU)), test.labels[:64]
+    right = {steps: stream_accuracy(MEMO(teacher, steps=steps, learning_rate=0.05, views=16), x, y) for steps in (0, 1)}
+    assert right[1] > stream_accuracy(Source(teacher), x, y) + 0.08 and right[1] > right[0]
+
+
+def test_rotta_beats_the_model_that_does_not_adapt_along_a_stream(world):  # noqa: F811
+    teacher = world[0]
+    stream = textures(1280, seed=3)
+    x, y = shifted(runtime.to_unit_floats(stream.images, CPU)), stream.labels
+    assert stream_accuracy(RoTTA(teacher, batch_share=0.2), x, y) > stream_accuracy(Source(teacher), x, y) + 0.2
+
+
+def test_lame_wins_where_neighbours_in_time_share_a_class(world):  # noqa: F811
+    teacher, stream = world[0], textures(640, seed=3)
+    by_class = stream.labels.sort(stable=True).indices  # so that a batch holds one class or two
+    x, y = grainy(runtime.to_unit_floats(stream.images, CPU)[by_class]), stream.labels[by_class]
+    for affinity in ("knn", "rbf"):
+        right = stream_accuracy(LAME(teacher, affinity=affinity), x, y)
+        assert right > stream_accuracy(Source(teacher), x, y) + 0.03
+
+
+@pytest.mark.parametrize("adapter", [LAME, T3A])
+def test_methods_without_a_gradient_lose_little_on_clean_images_in_random_order(world, adapter):  # noqa: F811
+    teacher, _, _, test = world
+    assert accuracy(adapter(teacher), test, unchanged) >= accuracy(Source(teacher), test, unchanged) - 0.01
+    x, y = runtime.to_unit_floats(test.images, CPU), test.labels
+    assert stream_accuracy(adapter(teacher), x, y) >= stream_accuracy(Source(teacher), x, y) - 0.01
+
+
+def test_t3a_corrects_the_last_layer_under_a_shift(world):  # noqa: F811
+    teacher, _, _, test = world
+    x, y = shifted(runtime.to_unit_floats(test.images, CPU)), test.labels
+    adapted = stream_accuracy(T3A(teacher, batch_norm="batch"), x, y)
+    assert adapted > stream_accuracy(PTBN(teacher), x, y) + 0.02

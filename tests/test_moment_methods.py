@@ -257,7 +257,7 @@ def test_ttac_is_momentum_on_the_divergence_of_running_gaussians(tiny, training,
                     continue
                 n, mean, covariance = targets[k]
                 n += len(rows)
-                rate = 1 / min(n, 20) if k is None else 1 / max(n, 12)
+                rate = 1 / max(min(n, 20 if k is None else 12), len(rows))
                 shift = rate * sum(row - mean for row in rows)
                 spread = sum(torch.outer(row - mean, row - mean) - covariance for row in rows)
                 moved = mean + shift, covariance + rate * spread - torch.outer(shift, shift)
@@ -436,6 +436,9 @@ def test_the_reconstruction_loss_is_that_of_four_streams(tiny, layers):
     model.eval(), task.eval()
     features, loss = task.joint(model.encoder, x, torch.Generator())
     close(loss, sum(each))
+    own = [model.encoder.get_parameter(name) for name in task.upstream]
+    for found, expected in zip(*(torch.autograd.grad(total, own) for total in (loss, sum(each))), strict=True):
+        close(found, expected)  # targets carry no gradient
     close(features, model.encoder(x))
     close(task(model.encoder, x, torch.Generator()), each[0] + each[3])
 

@@ -24,6 +24,7 @@ from crosstask.errors import CheckpointError, ConfigError, StorageError
 from crosstask.files import folder_written_whole, sha256
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
+from crosstask.nets.twin import Twin
 from crosstask.tasks import JointTask, SelfSupervisedTask, make_joint_task, make_task
 
 FORMAT = 1
@@ -37,7 +38,7 @@ class Checkpoint:
 
     Attributes:
         kind: the stage that made it.
-        encoder_name: its architecture as `nets.encoders.make_encoder` knows it, or `CUSTOM`.
+        encoder_name: its architecture in `nets.encoders.ENCODERS`, of each of the two in a `Twin`, or `CUSTOM`.
         encoder: images [B, C, H, W] in [0, 1] to features [B, D].
         head: features to logits [B, K]; None for a self-supervised encoder.
         task, task_config: what was trained beside the encoder, and its settings; None for a supervised encoder.
@@ -134,7 +135,7 @@ def load(
     shape = tuple(about["image_shape"])
     task_config = None if about["task"] is None else _task_config(about["task"], f"the task in {folder / ABOUT}")
     if encoder is None and about["encoder"] != CUSTOM:
-        encoder = make_encoder(about["encoder"], shape[0])
+        encoder = _make_encoder(about["kind"], about["encoder"], shape[0])
     if head is None and about["classes"]:
         head = nn.Linear(about["feature_dim"], about["classes"], bias="head.bias" in tensors)
     if task is None and task_config is not None:
@@ -241,6 +242,11 @@ def _feature_dim(checkpoint: Checkpoint) -> int | None:
 
 def _task_config(plain: dict[str, Any], what: str) -> Task | Auxiliary:
     return validate(Auxiliary, plain, what) if "arguments" in plain else validate(Task, plain, what)
+
+
+def _make_encoder(kind: Kind, name: str, channels: int) -> nn.Module:
+    encoder = make_encoder(name, channels)
+    return Twin(encoder, make_encoder(name, channels)) if kind == "rec-ttt" else encoder
 
 
 def _make_task(

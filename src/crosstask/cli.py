@@ -66,21 +66,18 @@ def pretrain(
     out: Out = None,
     set_: Sets = None,
     data_dir: DataDir = None,
-    only: Annotated[str | None, typer.Option(help="`supervised` or `self-supervised`; both by default.")] = None,
+    only: Annotated[str | None, typer.Option(help="One kind: supervised, self-supervised, joint, ttt ...")] = None,
 ) -> None:
-    """Stage 1: train the supervised encoder with its classifier, and its self-supervised twin."""
+    """Stage 1: train the supervised encoder, its self-supervised twin, and what other methods of the recipe need."""
     from crosstask import pipeline
 
-    stages = {pipeline.SUPERVISED: pipeline.supervised_stage, pipeline.SELF_SUPERVISED: pipeline.self_supervised_stage}
-    if only is not None and only not in stages:
-        raise ConfigError(f"--only takes {' or '.join(stages)}, got {only!r}")
+    if only is not None and only not in pipeline.PRETRAINED:
+        raise ConfigError(f"--only takes one of {', '.join(pipeline.PRETRAINED)}; got {only!r}")
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         images = pipeline.source_images(experiment.recipe, narrator.say)
-        for name, stage in stages.items():
-            if only in (None, name):
-                stage(experiment, images)
-                print(experiment.path(name))
+        for kind in pipeline.pretrain_stages(experiment, images, only):
+            print(experiment.path(kind))
 
 
 @app.command()
@@ -118,10 +115,11 @@ def bench(
 
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
-        source = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
-        twin = checkpoint.load(aligned or experiment.path(pipeline.ALIGNED))
+        given = {pipeline.SUPERVISED: supervised, pipeline.ALIGNED: aligned}
+        kinds = pipeline.needed(experiment.recipe)
+        family = {str(kind): checkpoint.load(given.get(kind) or experiment.path(kind)) for kind in kinds}
         images = pipeline.target_images(experiment.recipe, narrator.say)
-        pipeline.bench_stage(experiment, images, source, twin)
+        pipeline.bench_stage(experiment, images, family)
     print(experiment.folder / "records.jsonl")
 
 
@@ -192,7 +190,7 @@ def methods(
         print(f"Needs a checkpoint: {rows[0]['needs']}. Source: {rows[0]['paper']}.")
         print("Arguments: " + (", ".join(f"{key}={value}" for key, value in rows[0]["arguments"].items()) or "none"))
     else:
-        _table(rows, ("name", "summary", "needs", "moves", "cost"))
+        _table(rows, ("name", "family", "needs", "moves", "cost", "paper"))
 
 
 @app.command()

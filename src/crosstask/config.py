@@ -36,6 +36,9 @@ Steps = Annotated[int, Field(ge=0)]
 Areas = Annotated[tuple[Annotated[Share, Field(gt=0)], Annotated[Share, Field(gt=0)]], AfterValidator(_ordered)]
 
 
+JointKind = Literal["joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"]
+"""Kinds of checkpoints whose classifier was trained beside a task."""
+
 Kind = Literal["supervised", "self-supervised", "aligned", "joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"]
 """Kinds of checkpoints, by the stage that makes them. `joint`: supervised and SimCLR on one encoder, as in TTT++."""
 

@@ -1,6 +1,7 @@
 """The spine: a recipe becomes a run folder, stage by stage. A finished stage is found and not made again.
 
-OUT/config.toml  checkpoints/{supervised,self-supervised,aligned}/  records.jsonl  examples.json  report.html  log.txt
+OUT/config.toml  checkpoints/{supervised,self-supervised,aligned,...}/  records.jsonl  examples.json  report.html
+log.txt
 """
 
 from __future__ import annotations
@@ -11,30 +12,47 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args
 
 import tomli_w
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crosstask import checkpoint as checkpoints
 from crosstask import config, report, runtime
 from crosstask.bench import examples, records
 from crosstask.bench.grid import Grid, cells, check, is_shown, measure, missing, work
 from crosstask.checkpoint import Checkpoint
-from crosstask.config import Recipe
+from crosstask.config import Auxiliary, JointKind, Kind, Recipe, Task
 from crosstask.data.images import ImageSet, check_same_kind, is_divided, load_images
 from crosstask.errors import CheckpointError, ConfigError, UnknownName
 from crosstask.files import storage_errors, sweep, write_text
+from crosstask.methods import find
 from crosstask.nets.encoders import ENCODERS, ResNet, initialise, make_encoder
 from crosstask.nets.split import Classifier
-from crosstask.tasks import TASKS, SelfSupervisedTask, make_task
+from crosstask.nets.twin import Twin
+from crosstask.tasks import (
+    TASKS,
+    JointTask,
+    SelfSupervisedTask,
+    SimCLR,
+    check_joint_task,
+    make_joint_task,
+    make_task,
+)
+from crosstask.tasks.reconstruction import Reconstruction
 from crosstask.train.align import align
+from crosstask.train.joint import pretrain_joint, pretrain_on_frozen, pretrain_with_views
 from crosstask.train.loop import Run
+from crosstask.train.moments import class_moments, projection_moments
 from crosstask.train.pretrain import check_labels, pretrain_self_supervised, pretrain_supervised
-from crosstask.train.statistics import feature_statistics, pixel_statistics
+from crosstask.train.statistics import feature_statistics, fisher_information, pixel_statistics
 
-SUPERVISED, SELF_SUPERVISED, ALIGNED = "supervised", "self-supervised", "aligned"
+SUPERVISED: Kind = "supervised"
+SELF_SUPERVISED: Kind = "self-supervised"
+ALIGNED: Kind = "aligned"
+PRETRAINED = (SUPERVISED, SELF_SUPERVISED, *get_args(JointKind))
+"""What `pretrain` makes."""
 
 
 class Narrator(Protocol):
@@ -73,6 +91,8 @@ class Experiment:
         ):
             if name not in known:
                 raise UnknownName(kind, name, known)
+        for name, arguments in self.recipe.tasks.items():
+            check_joint_task(Auxiliary(name=name, arguments=arguments))
         runtime.pick_device(self.recipe.device)
 
     @property
@@ -130,7 +150,7 @@ def supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
     def make(run: Run) -> Checkpoint:
         encoder = _fresh_encoder(recipe, images, SUPERVISED)
         head = nn.Linear(encoder.feature_dim, len(images.class_names))
-        initialise(head, runtime.generator(torch.device("cpu"), recipe.seed, SUPERVISED, "head"))
+        initialise(head, _initial(recipe, SUPERVISED, "head"))
         classifier = runtime.place(Classifier(encoder, head), run.device)
         losses = pretrain_supervised(classifier, images, recipe.supervised, run)
         return Checkpoint(
@@ -138,7 +158,7 @@ def supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
             encoder=encoder,
             head=head,
             metrics={"loss": losses[-1]},
-            statistics=feature_statistics(encoder, images, run),
+            statistics=_statistics(encoder, head, images, run),
             **_origin(recipe, images),
         )
 
@@ -152,7 +172,7 @@ def self_supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoin
     def make(run: Run) -> Checkpoint:
         encoder = _fresh_encoder(recipe, images, SELF_SUPERVISED)
         task = make_task(recipe.task, encoder.feature_dim)
-        initialise(task, runtime.generator(torch.device("cpu"), recipe.seed, SELF_SUPERVISED, "task"))
+        initialise(task, _initial(recipe, SELF_SUPERVISED, "task"))
         runtime.place(encoder, run.device), runtime.place(task, run.device)
         losses = pretrain_self_supervised(encoder, task, images, recipe.self_supervised, run)
         return Checkpoint(
@@ -174,7 +194,7 @@ def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, s
     recipe = experiment.recipe
 
     task = _check_twins(teacher, student, images)
-    parents = {SUPERVISED: teacher.weights_hash, SELF_SUPERVISED: student.weights_hash}
+    parents: dict[str, str] = {SUPERVISED: teacher.weights_hash, SELF_SUPERVISED: student.weights_hash}
 
     def make(run: Run) -> Checkpoint:
         classifier = runtime.place(copy.deepcopy(teacher.classifier), run.device)
@@ -191,7 +211,7 @@ def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, s
             image_shape=teacher.image_shape,
             class_names=teacher.class_names,
             metrics={"loss": losses[-1]},
-            statistics=feature_statistics(encoder, images, run),
+            statistics=_statistics(encoder, classifier.head, images, run),
             parents=parents,
         )
 
@@ -200,7 +220,7 @@ def align_stage(experiment: Experiment, images: ImageSet, teacher: Checkpoint, s
 
 def _check_twins(teacher: Checkpoint, student: Checkpoint, images: ImageSet) -> SelfSupervisedTask:
     """Check that two checkpoints and the images go together; return the student's task."""
-    if student.task is None:
+    if not isinstance(student.task, SelfSupervisedTask):
         raise CheckpointError(f"alignment starts from a self-supervised checkpoint, and this one is {student.kind}")
     for checkpoint in (teacher, student):
         check_same_kind(images, checkpoint.image_shape)
@@ -211,6 +231,79 @@ def _check_twins(teacher: Checkpoint, student: Checkpoint, images: ImageSet) -> 
             "alignment needs two of one width"
         )
     return student.task
+
+
+def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, supervised: Checkpoint) -> Checkpoint:
+    """The source-time stage of a method CTA is compared with, at the backbone, epochs and augmentation of stage 1a.
+
+    `joint` (SimCLR beside the classifier) and `tttflow` go on from the supervised checkpoint, `rec-ttt` from two copies
+    of it; the others start anew.
+    """
+    recipe = experiment.recipe
+    task_config = recipe.task if kind == "joint" else Auxiliary(name=kind, arguments=recipe.tasks.get(kind, {}))
+    goes_on = kind in ("joint", "tttflow", "rec-ttt")
+    parents: dict[str, str] = {SUPERVISED: supervised.weights_hash} if goes_on else {}
+
+    def make(run: Run) -> Checkpoint:
+        classifier, task = _joint_start(recipe, kind, images, supervised if goes_on else None, task_config)
+        runtime.place(classifier, run.device), runtime.place(task, run.device)
+        if isinstance(task, SelfSupervisedTask):
+            losses = pretrain_with_views(classifier, task, images, recipe.supervised, run)
+        elif kind == "tttflow":
+            losses = pretrain_on_frozen(classifier.encoder, task, images, recipe.supervised, run)
+        else:
+            losses = pretrain_joint(classifier, task, images, recipe.supervised, run)
+        statistics = _statistics(classifier.encoder, classifier.head, images, run)
+        if isinstance(task, SimCLR):
+            statistics |= class_moments(classifier.encoder, images, run)
+            statistics |= projection_moments(classifier.encoder, task, images, run)
+        return Checkpoint(
+            kind=kind,
+            encoder=classifier.encoder,
+            head=classifier.head,
+            task=task,
+            task_config=task_config,
+            metrics={"loss": losses[-1]},
+            statistics=statistics,
+            parents=parents,
+            **_origin(recipe, images),
+        )
+
+    return _stage(experiment, kind, images, {"supervised": recipe.supervised, "task": task_config}, parents, make)
+
+
+def _joint_start(
+    recipe: Recipe, kind: str, images: ImageSet, supervised: Checkpoint | None, task_config: Task | Auxiliary
+) -> tuple[Classifier, SelfSupervisedTask | JointTask]:
+    """Return the classifier and the task that a joint stage starts from."""
+    if supervised is None:
+        encoder: nn.Module = _fresh_encoder(recipe, images, kind)
+        head: nn.Module = nn.Linear(cast(ResNet, encoder).feature_dim, len(images.class_names))
+        initialise(head, _initial(recipe, kind, "head"))
+    else:
+        encoder, head = copy.deepcopy(supervised.encoder), copy.deepcopy(supervised.classifier.head)
+    if kind == "rec-ttt":
+        encoder = Twin(encoder, copy.deepcopy(encoder))
+        head = nn.Linear(encoder.feature_dim, len(images.class_names))
+        initialise(head, _initial(recipe, kind, "head"))
+    if isinstance(task_config, Task):
+        task: SelfSupervisedTask | JointTask = make_task(task_config, cast(ResNet, encoder).feature_dim)
+    else:
+        task = make_joint_task(task_config, encoder, tuple(images.images.shape[1:]))
+    initialise(task, _initial(recipe, kind, "task"))
+    if isinstance(task, Reconstruction) and isinstance(encoder, Twin):
+        task.teacher.load_state_dict(encoder.first.state_dict())
+    return Classifier(encoder, head), task
+
+
+def _initial(recipe: Recipe, kind: str, part: str) -> torch.Generator:
+    """Return the generator of a part's initial weights."""
+    return runtime.generator(torch.device("cpu"), recipe.seed, kind, part)
+
+
+def _statistics(encoder: nn.Module, head: nn.Module, images: ImageSet, run: Run) -> dict[str, Tensor]:
+    """Return what methods may ask of a classifier's source: moments of its features, and Fisher values."""
+    return feature_statistics(encoder, images, run) | fisher_information(Classifier(encoder, head), images, run)
 
 
 def _stage(
@@ -267,7 +360,7 @@ def _set_aside(experiment: Experiment, path: Path) -> None:
 
 def _fresh_encoder(recipe: Recipe, images: ImageSet, kind: str) -> ResNet:
     encoder = make_encoder(recipe.encoder, images.images.shape[1])
-    initialise(encoder, runtime.generator(torch.device("cpu"), recipe.seed, kind, "encoder"))
+    initialise(encoder, _initial(recipe, kind, "encoder"))
     mean, deviation = pixel_statistics(images)
     encoder.normalize.mean.copy_(mean.view(1, -1, 1, 1))
     encoder.normalize.std.copy_(deviation.view(1, -1, 1, 1))
@@ -280,14 +373,18 @@ def _without_none(tree: Any) -> Any:
     return tree
 
 
-def bench_stage(experiment: Experiment, images: ImageSet, supervised: Checkpoint, aligned: Checkpoint) -> None:
-    """Stage 3: adapt and score every column under every corruption, one record a cell; keep an example of some."""
-    _check_family(supervised, aligned)
+def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str, Checkpoint]) -> None:
+    """Stage 3: adapt and score every column under every corruption, one record a cell; keep an example of some.
+
+    Args:
+        checkpoints: by kind, each kind that `needed` names.
+    """
+    _check_family(checkpoints)
     recipe, path, shown = experiment.recipe, experiment.folder / "records.jsonl", experiment.folder / "examples.json"
     grid = Grid(
         bench=recipe.bench,
         images=images,
-        checkpoints={SUPERVISED: supervised, ALIGNED: aligned},
+        checkpoints=checkpoints,
         device=experiment.device,
         precision=runtime.resolve_precision(experiment.device, recipe.precision),
         command=experiment.command,
@@ -314,18 +411,44 @@ def bench_stage(experiment: Experiment, images: ImageSet, supervised: Checkpoint
         experiment.say(f"bench: found all {len(cells(grid))} cells in {path}")
 
 
-def _check_family(supervised: Checkpoint, aligned: Checkpoint) -> None:
-    """Check that two checkpoints are what they are used for, and the second made from the first."""
-    if supervised.head is None or aligned.kind != ALIGNED:
-        raise CheckpointError(
-            "a comparison needs a supervised and an aligned checkpoint, "
-            f"and got one that is {supervised.kind} and one that is {aligned.kind}"
-        )
-    if aligned.parents.get(SUPERVISED) != supervised.weights_hash:
-        raise CheckpointError(
-            f"the aligned checkpoint was not aligned with this supervised one: expected the weights "
-            f"{aligned.parents.get(SUPERVISED)}, got {supervised.weights_hash}; give the two of one run"
-        )
+def _check_family(family: dict[str, Checkpoint]) -> None:
+    """Check that checkpoints are what they are used for, and made from the supervised one where they have parents."""
+    supervised = family[SUPERVISED]
+    for kind, checkpoint in family.items():
+        expected = "a classifier" if kind == SUPERVISED else f"one that is {kind}"
+        if (checkpoint.head is None) if kind == SUPERVISED else (checkpoint.kind != kind):
+            raise CheckpointError(f"expected as the checkpoint {kind} {expected}, got one that is {checkpoint.kind}")
+        parent = checkpoint.parents.get(SUPERVISED, supervised.weights_hash)
+        if kind != SUPERVISED and parent != supervised.weights_hash:
+            raise CheckpointError(
+                f"the checkpoint {kind} was not made from this supervised one: expected the weights {parent}, got "
+                f"{supervised.weights_hash}; give those of one run"
+            )
+
+
+def needed(recipe: Recipe) -> list[Kind]:
+    """Return the kinds of checkpoints that a recipe's columns start from, the supervised one first."""
+    kinds = [column.checkpoint or find(column.method).needs for column in recipe.bench.columns.values()]
+    return list(dict.fromkeys([SUPERVISED, *kinds]))
+
+
+def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None = None) -> dict[str, Checkpoint]:
+    """Stage 1: train the supervised encoder, its self-supervised twin, and what else the recipe's columns need.
+
+    Args:
+        only: the one kind to train; what it goes on from is trained, or found, too.
+    """
+    kinds = [kind for kind in needed(experiment.recipe) if kind in get_args(JointKind)]
+    wanted = [SUPERVISED, SELF_SUPERVISED, *kinds] if only is None else [only]
+    made: dict[str, Checkpoint] = {}
+    if wanted != [SELF_SUPERVISED]:
+        made[SUPERVISED] = supervised_stage(experiment, images)
+    if SELF_SUPERVISED in wanted:
+        made[SELF_SUPERVISED] = self_supervised_stage(experiment, images)
+    for kind in get_args(JointKind):
+        if kind in wanted:
+            made[kind] = joint_stage(experiment, kind, images, made[SUPERVISED])
+    return made
 
 
 def report_stage(experiment: Experiment) -> Path:
@@ -341,8 +464,8 @@ def run_recipe(experiment: Experiment) -> Path:
     target = target_images(experiment.recipe, experiment.narrator.say)
     check(experiment.recipe.bench, target)
     check_same_kind(target, source.images.shape[1:], source.class_names)
-    supervised = supervised_stage(experiment, source)
-    self_supervised = self_supervised_stage(experiment, source)
-    aligned = align_stage(experiment, source, supervised, self_supervised)
-    bench_stage(experiment, target, supervised, aligned)
+    made = pretrain_stages(experiment, source)
+    if ALIGNED in needed(experiment.recipe):
+        made[ALIGNED] = align_stage(experiment, source, made[SUPERVISED], made[SELF_SUPERVISED])
+    bench_stage(experiment, target, {kind: made[kind] for kind in needed(experiment.recipe)})
     return report_stage(experiment)

@@ -13,13 +13,16 @@ from crosstask.checkpoint import Checkpoint
 from crosstask.config import Kind, keyword_config, validate
 from crosstask.errors import AdapterError, UnknownName
 from crosstask.methods.adapter import Adapter
+from crosstask.methods.clust3 import ClusT3
 from crosstask.methods.cotta import CoTTA
 from crosstask.methods.cta import CTA
 from crosstask.methods.deyo import DeYO
 from crosstask.methods.eata import EATA
 from crosstask.methods.lame import LAME
 from crosstask.methods.memo import MEMO
+from crosstask.methods.nc_ttt import NCTTT
 from crosstask.methods.ptbn import PTBN
+from crosstask.methods.rec_ttt import RecTTT
 from crosstask.methods.roid import ROID
 from crosstask.methods.rotta import RoTTA
 from crosstask.methods.sar import SAR
@@ -27,6 +30,10 @@ from crosstask.methods.shot import SHOT
 from crosstask.methods.source import Source
 from crosstask.methods.t3a import T3A
 from crosstask.methods.tent import Tent
+from crosstask.methods.ttac import TTAC
+from crosstask.methods.ttt import TTT
+from crosstask.methods.ttt_plus_plus import TTTPlusPlus
+from crosstask.methods.tttflow import TTTFlow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +189,62 @@ METHODS: dict[str, Method] = {
         cost="(2T + 1) F + 2T B",
         paper="Marsden et al. 2024, arXiv 2306.00650",
     ),
+    "ttt": Method(
+        adapter=TTT,
+        family="training",
+        needs="ttt",
+        moves="encoder parameters up to the branch",
+        cost="(T + 1) F + T B",
+        paper="Sun et al. 2020, arXiv 1909.13231",
+    ),
+    "ttt++": Method(
+        adapter=TTTPlusPlus,
+        family="training",
+        needs="joint",
+        moves="all parameters of the encoder",
+        cost="(3T + 1) F + 3T B",
+        paper="Liu et al. 2021, NeurIPS 2021",
+    ),
+    "tttflow": Method(
+        adapter=TTTFlow,
+        family="training",
+        needs="tttflow",
+        moves="encoder parameters up to the flow",
+        cost="(T + 1) F + T B",
+        paper="Osowiechi et al. 2023, arXiv 2210.11389",
+    ),
+    "clust3": Method(
+        adapter=ClusT3,
+        family="training",
+        needs="clust3",
+        moves="encoder parameters up to the projectors",
+        cost="(T + 1) F + T B",
+        paper="Hakim et al. 2023, arXiv 2310.12345",
+    ),
+    "nc-ttt": Method(
+        adapter=NCTTT,
+        family="training",
+        needs="nc-ttt",
+        moves="encoder parameters up to the projector",
+        cost="(T + 1) F + T B",
+        paper="Osowiechi et al. 2024, arXiv 2404.08392",
+    ),
+    "rec-ttt": Method(
+        adapter=RecTTT,
+        family="training",
+        needs="rec-ttt",
+        moves="parameters of both encoders up to the maps",
+        cost="(2T + 2) F + 2T B",
+        paper="Colussi et al. 2025, arXiv 2411.17869",
+    ),
+    "ttac": Method(
+        adapter=TTAC,
+        family="training",
+        needs="joint",
+        moves="all parameters of the encoder",
+        cost="(T + 1) F + T B",
+        paper="Su, Xu & Jia 2022, arXiv 2206.02721",
+    ),
     "cta": Method(
         adapter=CTA,
         family="training",
@@ -249,6 +312,13 @@ __all__ = [
     "LAME",
     "MEMO",
     "METHODS",
+    "NCTTT",
+    "TTAC",
+    "TTT",
+    "ClusT3",
+    "RecTTT",
+    "TTTFlow",
+    "TTTPlusPlus",
     "PTBN",
     "ROID",
     "SAR",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from crosstask import losses
 from crosstask.config import Count, Positive, Share, Steps
 from crosstask.methods.adapter import Adapter
-from crosstask.methods.batchnorm import Policy, norm_parameters
+from crosstask.methods.batchnorm import Policy, learning, norm_parameters
 from crosstask.methods.sar import LATE
 from crosstask.methods.state import Descent
 
@@ -68,7 +68,8 @@ class DeYO(Adapter):
         logits = self.model(x)
         entropies, classes = losses.entropies(logits), logits.argmax(dim=1, keepdim=True)
         with torch.no_grad():
-            destroyed = self.model(shuffle_patches(x, self.patches, generator))
+            with learning(self, under_way=False):
+                destroyed = self.model(shuffle_patches(x, self.patches, generator))
             lost, kept = (each.float().softmax(dim=1).gather(1, classes).squeeze(1) for each in (destroyed, logits))
             fall, log_classes = kept - lost, math.log(logits.shape[1])
             chosen = (entropies < self.margin * log_classes) & (fall > self.difference)

@@ -21,8 +21,9 @@ class LAME(Adapter):
     """Correct a batch's predictions so that neighbours in feature space agree (Boudiaf et al. 2022).
 
     From `Y_i = p_i`, repeat `Y_i <- softmax(log p_i + sum_j W_ij Y_j)` until the energy rests, at most 100 times, with
-    W the affinities of the L2-normalised features. The answer is log Y. No parameter moves. It is made for streams whose neighbours in
-    time share a class; on an i.i.d. stream it can only lose a little, and under strong shifts it amplifies errors.
+    W the affinities of the L2-normalised features. The answer is log Y; no parameter moves. It is made for streams
+    whose neighbours in time share a class; on an i.i.d. stream it can only lose a little, and under strong shifts it
+    amplifies errors.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K] by an `nn.Linear` at its end.

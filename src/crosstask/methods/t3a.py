@@ -48,7 +48,7 @@ class T3A(Adapter):
         classes, width = last.weight.shape
         self.register_buffer("entropies", torch.full((classes, keep), _EMPTY, device=last.weight.device))
         self.register_buffer("supports", torch.zeros(classes, keep, width, device=last.weight.device))
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(last.weight.device.type, enabled=False):
             self._remember(last(last.weight), last.weight)
         self.begin(())
 

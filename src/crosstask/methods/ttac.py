@@ -26,17 +26,16 @@ class TTAC(Adapter):
         class_weight / C * sum_k D(source_k, target_k) + global_weight * D(source, target)
 
     over all parameters of the encoder, SGD with momentum; the head stays frozen. Images whose most likely class has a
-    probability above `confidence` count for that class k; the n_k seen so far move its Gaussian by 1 / max(n_k,
-    class_memory) each, and it enters the sum if the batch has some of it and n_k >= fewest. All images move the global
-    Gaussian, by 1 / min(n, global_memory) each. Both start at the source's; only the batch at hand carries a gradient.
+    probability above `confidence` count for that class k; with n_k of them seen so far each moves its Gaussian by
+    1 / min(n_k, class_memory), and it enters the sum if the batch has some of it and n_k >= fewest. All images move the
+    global Gaussian, by 1 / min(n, global_memory). Only the batch at hand carries a gradient.
     Every covariance in a divergence gets a ridge, the largest entry of the source's global covariance / 30.
 
     With several updates on a batch its images count in each. An update that is refused, as when a covariance has no
     Cholesky factor, moves no Gaussian.
 
-    Differences from the official code: it moves a class by 1 / min(n_k, class_memory), which forgets the source's
-    Gaussian with the first images, and here that fades slowly; batches larger than global_memory move the global
-    Gaussian to their own moments and no further; the source's classes are by label, not by prediction; without the
+    Differences from the official code: more images at once than a memory holds move its Gaussian to their own moments
+    and no further; the source's classes are by label, not by prediction; without the
     queue of stored images and the self-supervised loss.
 
     Args:
@@ -46,7 +45,7 @@ class TTAC(Adapter):
         steps: updates on each batch.
         learning_rate, momentum: of SGD.
         confidence: the probability above which a prediction is taken for a label.
-        class_memory: the first so many images of a class weigh 1 / class_memory each; 64 for CIFAR-100.
+        class_memory: images over which a class's Gaussian is averaged; 64 for CIFAR-100.
         global_memory: images over which the global Gaussian is averaged.
         fewest: images of a class before it enters the loss.
         class_weight, global_weight: of the two parts of the loss; 0.5 for CIFAR-100.
@@ -96,7 +95,7 @@ class TTAC(Adapter):
             for label in labels[labels >= 0].unique().tolist():
                 own = features[labels == label]
                 seen = int(self.classes.count[label]) + len(own)
-                gaussian = self.classes.moved(label, own, 1 / max(seen, self.class_memory))
+                gaussian = self.classes.moved(label, own, 1 / max(min(seen, self.class_memory), len(own)))
                 moved.append((self.classes, label, seen, *gaussian))
                 if seen >= self.fewest:
                     share = self.class_weight / len(self.classes.count)

@@ -9,13 +9,24 @@ from torch import nn
 from crosstask.config import Auxiliary, Task, keyword_config, validate
 from crosstask.errors import UnknownName
 from crosstask.tasks.base import JointTask, SelfSupervisedTask
+from crosstask.tasks.clusters import Clusters
+from crosstask.tasks.flow import Flow
+from crosstask.tasks.noise import Noise
+from crosstask.tasks.reconstruction import Reconstruction
+from crosstask.tasks.rotation import Rotation
 from crosstask.tasks.simclr import SimCLR
 from crosstask.views import ViewSampler
 
 TASKS = {"simclr": SimCLR}
 """Tasks on the encoder's features, which CTA pretrains, aligns and adapts with."""
 
-JOINT_TASKS: dict[str, type[JointTask]] = {}
+JOINT_TASKS: dict[str, type[JointTask]] = {
+    "ttt": Rotation,
+    "tttflow": Flow,
+    "clust3": Clusters,
+    "nc-ttt": Noise,
+    "rec-ttt": Reconstruction,
+}
 """Tasks that are trained beside the classifier, by the method that adapts with them."""
 
 

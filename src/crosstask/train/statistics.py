@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstask import runtime
@@ -35,6 +37,31 @@ def feature_statistics(encoder: nn.Module, images: ImageSet, run: Run) -> dict[s
     return {"mean": features.mean(dim=0).float(), "covariance": features.T.cov().float().reshape(-1, features.shape[1])}
 
 
+def fisher_information(classifier: nn.Module, images: ImageSet, run: Run, count: int = 2000) -> dict[str, Tensor]:
+    """Return `fisher.NAME` for each scale and shift of a norm layer: how much the source's predictions hang on it.
+
+    The squared gradient of the cross-entropy against the classifier's own predictions, averaged over batches of 64 of
+    `count` images, normalised by the batch's statistics (Niu et al. 2022, eq. 9). Labels are not looked at.
+    """
+    copied = copy.deepcopy(classifier).eval().requires_grad_(False)
+    named: dict[str, Tensor] = {}
+    for prefix, layer in copied.named_modules():
+        if isinstance(layer, _BatchNorm | nn.GroupNorm | nn.LayerNorm):
+            layer.train()
+            named |= {f"{prefix}.{name}": p.requires_grad_() for name, p in layer.named_parameters(recurse=False)}
+    if not named:
+        return {}
+    totals, batches = [torch.zeros_like(p, dtype=torch.float32) for p in named.values()], 0
+    for x in _batches(images, run, batch_size=64, count=count):
+        with runtime.autocast(run.device, run.precision):
+            logits = copied(x).float()
+        loss = F.cross_entropy(logits, logits.detach().argmax(dim=1))
+        gradients = torch.autograd.grad(loss, list(named.values()))
+        totals = [total + gradient.float().square() for total, gradient in zip(totals, gradients, strict=True)]
+        batches += 1
+    return {f"fisher.{name}": (total / batches).cpu() for name, total in zip(named, totals, strict=True)}
+
+
 def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
     """Replace the running averages of batch norm by plain averages over batches of the images as they are."""
     layers = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
@@ -51,9 +78,9 @@ def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
     encoder.eval()
 
 
-def _batches(images: ImageSet, run: Run, batch_size: int = 500) -> Iterator[Tensor]:
+def _batches(images: ImageSet, run: Run, batch_size: int = 500, count: int = SAMPLE) -> Iterator[Tensor]:
     order = torch.randperm(len(images), generator=runtime.generator(torch.device("cpu"), run.seed, "statistics"))
-    order = order[:SAMPLE]
+    order = order[:count]
     batches = math.ceil(len(order) / batch_size)
     for indices in order.tensor_split(batches):  # of one size: batch norm's averages weigh every batch alike
         yield runtime.to_unit_floats(images.images[indices], run.device)
