@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask.checkpoint import CUSTOM, Checkpoint
-from crosstask.config import Task, Views
+from crosstask.config import Auxiliary, Task, Views
 from crosstask.nets.encoders import Normalize, initialise
 from crosstask.nets.split import Classifier
-from crosstask.tasks import make_task
+from crosstask.nets.twin import Twin
+from crosstask.tasks import JOINT_TASKS, make_joint_task, make_task
 
 torch.set_num_threads(1)
 settings.register_profile("same-everywhere", deadline=None, derandomize=True, database=None)
@@ -41,6 +44,13 @@ class Tiny:
     """Makes tiny, seeded things."""
 
     task_config = Task(hidden=16, out=8, temperature=0.2, views=Views(blur=0.5))
+    joint_arguments: ClassVar = {
+        "ttt": {"layers": "norm1", "views": 6},
+        "tttflow": {"layers": "norm1"},
+        "clust3": {"layers": "norm1,norm2", "projectors": 2, "clusters": 3},
+        "nc-ttt": {"layers": "norm1", "embedding": 80, "large": 0.4, "small": 0.1},
+        "rec-ttt": {"layers": "norm1"},
+    }
 
     def images(self, count: int = 6, channels: int = 1, size: int = 12, seed: int = 0) -> Tensor:
         """Return float images [count, channels, size, size] in [0, 1]."""
@@ -69,25 +79,44 @@ class Tiny:
         head = self.shaken(nn.Linear(TinyEncoder.feature_dim, classes), seed + 1)
         return Classifier(self.encoder(channels, norm, seed), head)
 
-    def statistics(self, classifier: Classifier) -> dict[str, Tensor]:
-        """Return Fisher values, drawn at random."""
+    def statistics(self, classifier: Classifier, classes: int) -> dict[str, Tensor]:
+        """Return what a source might say of itself: Fisher values and moments, drawn at random."""
         generator = torch.Generator().manual_seed(4)
         norms = [(n, p) for n, p in classifier.named_parameters() if "norm" in n]
-        return {f"fisher.{name}": torch.rand(p.shape, generator=generator) for name, p in norms}
+        fisher = {f"fisher.{name}": torch.rand(p.shape, generator=generator) for name, p in norms}
+        width, out = classifier.encoder.feature_dim, self.task_config.out
+        return fisher | {
+            "mean": torch.rand(width, generator=generator),
+            "covariance": torch.eye(width),
+            "class_mean": torch.rand(classes, width, generator=generator),
+            "class_covariance": torch.eye(width).expand(classes, -1, -1).clone(),
+            "task_mean": torch.rand(out, generator=generator),
+            "task_covariance": torch.eye(out),
+            "discrepancy": torch.ones(4),
+        }
 
-    def checkpoint(self, channels: int = 1, norm: str = "batch", classes: int = 5) -> Checkpoint:
-        """Return an aligned checkpoint of a tiny classifier that was never trained."""
-        classifier = self.classifier(channels, norm, classes)
+    def checkpoint(self, channels: int = 1, norm: str = "batch", classes: int = 5, kind: str = "aligned") -> Checkpoint:
+        """Return a checkpoint of a tiny classifier that was never trained, as the methods of its kind need it."""
+        classifier, shape = self.classifier(channels, norm, classes), (channels, 12, 12)
+        if kind == "rec-ttt":
+            twin = Twin(classifier.encoder, self.encoder(channels, norm, seed=6))
+            classifier = Classifier(twin, self.shaken(nn.Linear(twin.feature_dim, classes), seed=7))
+        if kind in JOINT_TASKS:
+            config: Task | Auxiliary = Auxiliary(name=kind, arguments=self.joint_arguments[kind])
+            task: nn.Module = make_joint_task(config, classifier.encoder, shape)
+        else:
+            config = self.task_config
+            task = make_task(config, TinyEncoder.feature_dim)
         return Checkpoint(
-            kind="aligned",
+            kind=kind,
             encoder_name=CUSTOM,
             encoder=classifier.encoder,
             head=classifier.head,
-            task=self.shaken(make_task(self.task_config, TinyEncoder.feature_dim), seed=2),
-            task_config=self.task_config,
-            statistics=self.statistics(classifier),
-            image_shape=(channels, 12, 12),
-            class_names=tuple("abcdefghij"[:classes]),
+            task=self.shaken(task, seed=2),
+            task_config=config,
+            statistics=self.statistics(classifier, classes),
+            image_shape=shape,
+            class_names=tuple(f"class {index}" for index in range(classes)),
         )
 
 

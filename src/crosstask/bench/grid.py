@@ -79,8 +79,11 @@ def check(bench: Bench, images: ImageSet) -> None:
         )
     for column in bench.columns.values():
         check_arguments(column.method, column.arguments)
-        if find(column.method).needs == "aligned" and column.checkpoint == "supervised":
-            raise ConfigError(f"{column.method} needs the aligned checkpoint; take checkpoint = 'supervised' away")
+        method = find(column.method)
+        if "task" in method.parts and column.checkpoint not in (None, method.needs, *_STAND_INS.get(column.method, ())):
+            raise ConfigError(
+                f"{column.method} needs the checkpoint {method.needs!r}; take checkpoint = {column.checkpoint!r} away"
+            )
     if "source" not in {column.method for column in bench.columns.values()}:
         raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")
     for name, reference in bench.shifts.items():
@@ -94,6 +97,10 @@ def check(bench: Bench, images: ImageSet) -> None:
             f"corruptions need images of at least {MINIMUM_SIZE}x{MINIMUM_SIZE} pixels, and {images.name} has "
             f"{height}x{width}; enlarge them first"
         )
+
+
+_STAND_INS = {"cta": ("joint",)}
+"""Checkpoints that a method takes besides its own: CTA without the alignment, on SimCLR beside the classifier."""
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -124,14 +131,14 @@ def missing(grid: Grid, path: Path) -> list[Cell]:
 
 def work(cell: Cell) -> int:
     """Return a cell's expected work in forward passes of a batch, to tell the time that is left."""
-    passes = 3 if find(cell.column.method).needs == "supervised" else 6
+    method = find(cell.column.method)
     batches = -(-cell.protocol.n // cell.protocol.batch_size)
-    return batches * (1 + passes * cell.protocol.steps)
+    return batches * (1 + (method.forward + 2 * method.backward) * cell.protocol.steps)
 
 
 def is_shown(grid: Grid, cell: Cell) -> bool:
     """Say whether the report shows an example image of this cell: an adapting aligned model on the first seed."""
-    return find(cell.column.method).needs == "aligned" and cell.seed == grid.bench.seeds[0]
+    return cell.column.method == "cta" and cell.protocol.model == "aligned" and cell.seed == grid.bench.seeds[0]
 
 
 def measure(grid: Grid, todo: list[Cell]) -> Iterator[Measured]:

@@ -45,7 +45,7 @@ class Method:
         family: `training` where the source model was made for it, `adaptation` where any classifier will do.
         needs: the checkpoint it starts from.
         moves: what changes at test time.
-        cost: forward (F) and backward (B) passes of one batch of images, for T steps.
+        forward, backward: passes of one batch of images through the network in an update, about.
         paper: where it comes from.
     """
 
@@ -53,7 +53,8 @@ class Method:
     family: Literal["training", "adaptation"]
     needs: Kind
     moves: str
-    cost: str
+    forward: int
+    backward: int
     paper: str
 
     @property
@@ -65,6 +66,13 @@ class Method:
     def explanation(self) -> str:
         """All that its docstring says."""
         return inspect.getdoc(self.adapter) or ""
+
+    @property
+    def cost(self) -> str:
+        """Forward (F) and backward (B) passes of one batch of images with T updates, its prediction among them."""
+        forward, backward = (f"{'' if n == 1 else n}T" if n else "" for n in (self.forward, self.backward))
+        both = f"({forward} + 1) F" if forward else "1 F"
+        return f"{both} + {backward} B" if backward else both
 
     @functools.cached_property
     def arguments(self) -> type:
@@ -90,7 +98,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="nothing",
-        cost="1 F",
+        forward=0,
+        backward=0,
         paper="the model before adaptation",
     ),
     "ptbn": Method(
@@ -98,7 +107,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="batch-norm statistics",
-        cost="1 F",
+        forward=0,
+        backward=0,
         paper="Nado et al. 2020, arXiv 2006.10963",
     ),
     "tent": Method(
@@ -106,7 +116,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves=NORMS,
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Wang et al. 2021, arXiv 2006.10726",
     ),
     "eata": Method(
@@ -114,7 +125,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves=NORMS,
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Niu et al. 2022, arXiv 2204.02610",
     ),
     "sar": Method(
@@ -122,7 +134,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves=f"{NORMS}, but for the last",
-        cost="(2T + 1) F + 2T B",
+        forward=2,
+        backward=2,
         paper="Niu et al. 2023, arXiv 2302.12400",
     ),
     "shot": Method(
@@ -130,7 +143,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="all parameters of the encoder",
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Liang et al. 2020, arXiv 2002.08546",
     ),
     "t3a": Method(
@@ -138,7 +152,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="the templates of the classes",
-        cost="2 F",
+        forward=1,
+        backward=0,
         paper="Iwasawa & Matsuo 2021, NeurIPS 2021",
     ),
     "lame": Method(
@@ -146,7 +161,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="nothing",
-        cost="1 F",
+        forward=0,
+        backward=0,
         paper="Boudiaf et al. 2022, arXiv 2201.05718",
     ),
     "memo": Method(
@@ -154,7 +170,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="all parameters",
-        cost="(32T + 1) F + 32T B",
+        forward=32,
+        backward=32,
         paper="Zhang et al. 2022, arXiv 2110.09506",
     ),
     "cotta": Method(
@@ -162,7 +179,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves="all parameters",
-        cost="(34T + 1) F + T B",
+        forward=34,
+        backward=1,
         paper="Wang et al. 2022, arXiv 2203.13591",
     ),
     "rotta": Method(
@@ -170,7 +188,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves=NORMS,
-        cost="about (3T + 1) F + T B",
+        forward=3,
+        backward=1,
         paper="Yuan et al. 2023, arXiv 2303.13899",
     ),
     "deyo": Method(
@@ -178,7 +197,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves=f"{NORMS}, but for the last",
-        cost="(2T + 1) F + T B",
+        forward=2,
+        backward=1,
         paper="Lee et al. 2024, arXiv 2403.07366",
     ),
     "roid": Method(
@@ -186,7 +206,8 @@ METHODS: dict[str, Method] = {
         family="adaptation",
         needs="supervised",
         moves=NORMS,
-        cost="(2T + 1) F + 2T B",
+        forward=2,
+        backward=2,
         paper="Marsden et al. 2024, arXiv 2306.00650",
     ),
     "ttt": Method(
@@ -194,7 +215,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="ttt",
         moves="encoder parameters up to the branch",
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Sun et al. 2020, arXiv 1909.13231",
     ),
     "ttt++": Method(
@@ -202,7 +224,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="joint",
         moves="all parameters of the encoder",
-        cost="(3T + 1) F + 3T B",
+        forward=3,
+        backward=3,
         paper="Liu et al. 2021, NeurIPS 2021",
     ),
     "tttflow": Method(
@@ -210,7 +233,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="tttflow",
         moves="encoder parameters up to the flow",
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Osowiechi et al. 2023, arXiv 2210.11389",
     ),
     "clust3": Method(
@@ -218,7 +242,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="clust3",
         moves="encoder parameters up to the projectors",
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Hakim et al. 2023, arXiv 2310.12345",
     ),
     "nc-ttt": Method(
@@ -226,7 +251,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="nc-ttt",
         moves="encoder parameters up to the projector",
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Osowiechi et al. 2024, arXiv 2404.08392",
     ),
     "rec-ttt": Method(
@@ -234,7 +260,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="rec-ttt",
         moves="parameters of both encoders up to the maps",
-        cost="(2T + 2) F + 2T B",
+        forward=4,
+        backward=2,
         paper="Colussi et al. 2025, arXiv 2411.17869",
     ),
     "ttac": Method(
@@ -242,7 +269,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="joint",
         moves="all parameters of the encoder",
-        cost="(T + 1) F + T B",
+        forward=1,
+        backward=1,
         paper="Su, Xu & Jia 2022, arXiv 2206.02721",
     ),
     "cta": Method(
@@ -250,7 +278,8 @@ METHODS: dict[str, Method] = {
         family="training",
         needs="aligned",
         moves="all parameters of the encoder",
-        cost="(2T + 1) F + 2T B",
+        forward=2,
+        backward=2,
         paper="Barbeau et al. 2025, arXiv 2507.05221",
     ),
 }

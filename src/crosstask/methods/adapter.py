@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from crosstask import runtime
 from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.batchnorm import learning, moving_averages, set_batch_norm
-from crosstask.methods.state import Descent, Forgetful, Shadow  # noqa: F401
+from crosstask.methods.state import Forgetful
 
 
 class Adapter(nn.Module, ABC):

@@ -10,8 +10,8 @@ from torch import Tensor
 from crosstask.config import Positive, Share, Steps
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy
+from crosstask.methods.parts import taken
 from crosstask.methods.state import Descent
-from crosstask.methods.upstream import taken
 from crosstask.nets.split import Classifier
 from crosstask.tasks.noise import Noise
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from crosstask.config import NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError
-from crosstask.methods.adapter import Adapter, Descent
+from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, set_batch_norm
+from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
 from crosstask.nets.twin import Twin
 from crosstask.tasks import JointTask

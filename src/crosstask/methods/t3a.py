@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import losses
-from crosstask.config import Count, Share
+from crosstask.config import Count, Share, Steps
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy
 from crosstask.nets.taps import last_linear, with_features
@@ -30,6 +30,7 @@ class T3A(Adapter):
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K] by an `nn.Linear` at its end.
+        steps: how often a batch's features join the supports.
         keep: supports a class; the paper chooses among 1, 5, 20, 50, 100 and all.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`.
 
@@ -41,9 +42,15 @@ class T3A(Adapter):
     supports: Tensor
 
     def __init__(
-        self, model: nn.Module, *, keep: Count = 100, batch_norm: Policy = "source", batch_share: Share = 0.5
+        self,
+        model: nn.Module,
+        *,
+        steps: Steps = 1,
+        keep: Count = 100,
+        batch_norm: Policy = "source",
+        batch_share: Share = 0.5,
     ) -> None:
-        super().__init__(model, steps=1, batch_norm=batch_norm, batch_share=batch_share)
+        super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share)
         last = last_linear(self.model)
         classes, width = last.weight.shape
         self.register_buffer("entropies", torch.full((classes, keep), _EMPTY, device=last.weight.device))

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from crosstask.config import Count, NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError
-from crosstask.methods.adapter import Adapter, Descent
+from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy
+from crosstask.methods.parts import check_classifier, encoder_names
+from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
 
 NEEDED = ("mean", "covariance", "class_mean", "class_covariance")
@@ -80,7 +82,7 @@ class TTAC(Adapter):
         ridge = float(statistics["covariance"].max()) / 30
         self.classes = Gaussians(statistics["class_mean"], statistics["class_covariance"], ridge)
         self.whole = Gaussians(statistics["mean"][None], statistics["covariance"][None], ridge)
-        moving = self.begin(name for name, _ in self.model.named_parameters() if name.startswith("encoder."))
+        moving = self.begin(encoder_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
@@ -173,8 +175,7 @@ def symmetric_kl(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_cov
 
 
 def _check(model: Classifier, statistics: Mapping[str, Tensor]) -> None:
-    if not isinstance(model, Classifier):
-        raise AdapterError(f"TTAC needs an encoder and a head, and got a {type(model).__name__}; see `crosstask.split`")
+    check_classifier("TTAC", model)
     missing = [name for name in NEEDED if name not in statistics]
     if missing:
         raise AdapterError(
@@ -184,5 +185,3 @@ def _check(model: Classifier, statistics: Mapping[str, Tensor]) -> None:
     classes, expected = len(statistics["class_mean"]), getattr(model.head, "out_features", None)
     if expected not in (None, classes):
         raise AdapterError(f"TTAC needs statistics of the head's {expected} classes, and got those of {classes}")
-    if not any(True for _ in model.encoder.parameters()):
-        raise AdapterError("nothing to adapt: the encoder has no parameters")

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from crosstask.config import NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError
-from crosstask.methods.adapter import Adapter, Descent, Forgetful
+from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, set_batch_norm
+from crosstask.methods.parts import check_classifier, encoder_names
+from crosstask.methods.state import Descent, Forgetful
 from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask, SimCLR
 from crosstask.train.moments import coral, mmd, moments
@@ -82,7 +84,7 @@ class TTTPlusPlus(Adapter):
         for name in NEEDED:
             self.register_buffer(f"source_{name}", statistics[name].detach().float().clone())
         self.queue = Queue(queue)
-        moving = self.begin(name for name, _ in self.model.named_parameters() if name.startswith("encoder."))
+        moving = self.begin(encoder_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
@@ -138,14 +140,9 @@ class Queue(Forgetful):
 
 def _check(model: Classifier, task: SelfSupervisedTask, statistics: Mapping[str, Tensor]) -> None:
     remedy = "use the checkpoint of `crosstask pretrain RECIPE --only joint`"
-    if not isinstance(model, Classifier):
-        raise AdapterError(
-            f"TTT++ needs an encoder and a head, and got a {type(model).__name__}; see `crosstask.split`"
-        )
+    check_classifier("TTT++", model)
     if not isinstance(task, SimCLR):
         raise AdapterError(f"TTT++ needs the SimCLR task of its training, and got a {type(task).__name__}; {remedy}")
     missing = [name for name in NEEDED if name not in statistics]
     if missing:
         raise AdapterError(f"TTT++ needs {', '.join(missing)} among the source's statistics; {remedy}")
-    if not any(True for _ in model.encoder.parameters()):
-        raise AdapterError("nothing to adapt: the encoder has no parameters")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import AdapterError, UnknownName
+from crosstask.errors import AdapterError, ConfigError, UnknownName
 
 
 def tapped(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
@@ -78,6 +78,24 @@ def map_shapes(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -
         for module, mode in modes.items():
             module.training = mode
     return [tuple(each.shape[1:]) for each in maps]
+
+
+def spatial_maps(encoder: nn.Module, image_shape: Sequence[int], layers: str) -> dict[str, tuple[int, int, int]]:
+    """Return the names in a comma-separated text, and the shapes (C, H, W) of those modules' maps.
+
+    Raises:
+        UnknownName: a name is no module of the encoder.
+        ConfigError: a module gives something else.
+    """
+    names = [name.strip() for name in layers.split(",")]
+    found: dict[str, tuple[int, int, int]] = {}
+    for name, shape in zip(names, map_shapes(encoder, image_shape, names), strict=True):
+        if len(shape) != 3:
+            given = ", ".join(("B", *(str(size) for size in shape)))
+            raise ConfigError(f"the task needs maps [B, C, H, W], and the module {name!r} gives [{given}]; tap another")
+        channels, height, width = shape
+        found[name] = (channels, height, width)
+    return found
 
 
 def upstream(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -> list[str]:

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from crosstask.config import Count
-from crosstask.errors import ConfigError
-from crosstask.nets.taps import map_shapes, tapped, upstream
+from crosstask.nets.taps import spatial_maps, tapped, upstream
 from crosstask.tasks.base import JointTask
 
 
@@ -82,21 +81,3 @@ def _negative_information(logits: Tensor) -> Tensor:
     of_each = -(log_p.exp() * log_p).sum() / positions
     marginal = log_p.logsumexp(dim=(0, 3, 4)) - math.log(positions)
     return of_each + (marginal.exp() * marginal).sum()
-
-
-def spatial_maps(encoder: nn.Module, image_shape: Sequence[int], layers: str) -> dict[str, tuple[int, int, int]]:
-    """Return the names in a comma-separated text, and the shapes (C, H, W) of those modules' maps.
-
-    Raises:
-        UnknownName: a name is no module of the encoder.
-        ConfigError: a module gives something else.
-    """
-    names = [name.strip() for name in layers.split(",")]
-    found: dict[str, tuple[int, int, int]] = {}
-    for name, shape in zip(names, map_shapes(encoder, image_shape, names), strict=True):
-        if len(shape) != 3:
-            given = ", ".join(("B", *(str(size) for size in shape)))
-            raise ConfigError(f"the task needs maps [B, C, H, W], and the module {name!r} gives [{given}]; tap another")
-        channels, height, width = shape
-        found[name] = (channels, height, width)
-    return found

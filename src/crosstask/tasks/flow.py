@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask.config import Count
-from crosstask.nets.taps import maps_of, tapped, upstream
+from crosstask.nets.taps import maps_of, spatial_maps, tapped, upstream
 from crosstask.tasks.base import JointTask
-from crosstask.tasks.clusters import spatial_maps
 
 
 class Flow(JointTask):

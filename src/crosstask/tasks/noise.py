@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from crosstask.config import Count, Positive
 from crosstask.errors import ConfigError
-from crosstask.nets.taps import tapped, upstream
+from crosstask.nets.taps import spatial_maps, tapped, upstream
 from crosstask.tasks.base import JointTask
-from crosstask.tasks.clusters import spatial_maps
 
 
 class Noise(JointTask):

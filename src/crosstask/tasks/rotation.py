@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from crosstask.config import Count, Views
 from crosstask.errors import ConfigError
 from crosstask.nets.encoders import ResNet
-from crosstask.nets.taps import maps_of, upstream
+from crosstask.nets.taps import maps_of, spatial_maps, upstream
 from crosstask.tasks.base import JointTask
-from crosstask.tasks.clusters import spatial_maps
 from crosstask.views import ViewSampler
 
 TURNS = 4

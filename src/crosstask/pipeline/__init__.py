@@ -1,0 +1,92 @@
+"""The spine: a recipe becomes a run folder, stage by stage. A finished stage is found and not made again.
+
+OUT/config.toml  checkpoints/{supervised,self-supervised,aligned,...}/  records.jsonl  examples.json  report.html
+log.txt
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from crosstask import report
+from crosstask.bench.grid import check
+from crosstask.checkpoint import Checkpoint
+from crosstask.config import JointKind
+from crosstask.data.images import ImageSet, check_same_kind
+from crosstask.pipeline.comparison import bench_stage
+from crosstask.pipeline.experiment import (
+    ALIGNED,
+    PRETRAINED,
+    SELF_SUPERVISED,
+    SUPERVISED,
+    Experiment,
+    Narrator,
+    Silent,
+    needed,
+    source_images,
+    target_images,
+)
+from crosstask.pipeline.joint import joint_stage
+from crosstask.pipeline.training import align_stage, self_supervised_stage, supervised_stage
+
+
+def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None = None) -> dict[str, Checkpoint]:
+    """Stage 1: train the supervised encoder, its self-supervised twin, and what else the recipe's columns need.
+
+    Args:
+        only: the one kind to train; what it goes on from is trained, or found, too.
+    """
+    kinds = [kind for kind in needed(experiment.recipe) if kind in get_args(JointKind)]
+    wanted = [SUPERVISED, SELF_SUPERVISED, *kinds] if only is None else [only]
+    made: dict[str, Checkpoint] = {}
+    if wanted != [SELF_SUPERVISED]:
+        made[SUPERVISED] = supervised_stage(experiment, images)
+    if SELF_SUPERVISED in wanted:
+        made[SELF_SUPERVISED] = self_supervised_stage(experiment, images)
+    for kind in get_args(JointKind):
+        if kind in wanted:
+            made[kind] = joint_stage(experiment, kind, images, made[SUPERVISED])
+    return made
+
+
+def report_stage(experiment: Experiment) -> Path:
+    """Stage 4: turn the records into `report.html` and return its path."""
+    path = report.write(experiment.folder)
+    experiment.say(f"report: {path}")
+    return path
+
+
+def run_recipe(experiment: Experiment) -> Path:
+    """Run all stages of a recipe and return the path of the report. Whatever is finished is found, not made again."""
+    source = source_images(experiment.recipe, experiment.narrator.say)
+    target = target_images(experiment.recipe, experiment.narrator.say)
+    check(experiment.recipe.bench, target)
+    check_same_kind(target, source.images.shape[1:], source.class_names)
+    made = pretrain_stages(experiment, source)
+    if ALIGNED in needed(experiment.recipe):
+        made[ALIGNED] = align_stage(experiment, source, made[SUPERVISED], made[SELF_SUPERVISED])
+    bench_stage(experiment, target, {kind: made[kind] for kind in needed(experiment.recipe)})
+    return report_stage(experiment)
+
+
+__all__ = [
+    "ALIGNED",
+    "PRETRAINED",
+    "SELF_SUPERVISED",
+    "SUPERVISED",
+    "Experiment",
+    "Narrator",
+    "Silent",
+    "align_stage",
+    "bench_stage",
+    "joint_stage",
+    "needed",
+    "pretrain_stages",
+    "report_stage",
+    "run_recipe",
+    "self_supervised_stage",
+    "source_images",
+    "supervised_stage",
+    "target_images",
+]

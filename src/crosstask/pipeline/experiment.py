@@ -1,0 +1,126 @@
+"""A recipe with its run folder, and the images it names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+import tomli_w
+import torch
+
+from crosstask import config, runtime
+from crosstask.config import Auxiliary, JointKind, Kind, Recipe
+from crosstask.data.images import ImageSet, is_divided, load_images
+from crosstask.errors import ConfigError, UnknownName
+from crosstask.files import storage_errors, sweep, write_text
+from crosstask.methods import find
+from crosstask.nets.encoders import ENCODERS
+from crosstask.tasks import TASKS, check_joint_task
+
+SUPERVISED: Kind = "supervised"
+SELF_SUPERVISED: Kind = "self-supervised"
+ALIGNED: Kind = "aligned"
+PRETRAINED = (SUPERVISED, SELF_SUPERVISED, *get_args(JointKind))
+"""What `pretrain` makes."""
+
+
+class Narrator(Protocol):
+    """Is told what happens: the command line shows it, a library call may ignore it."""
+
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        """`done` of `total` units of a stage are behind us."""
+
+    def say(self, text: str) -> None:
+        """A line worth keeping."""
+
+
+class Silent:
+    """A narrator that says nothing."""
+
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        """Say nothing."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A recipe, its run folder, and whoever wants to hear of it."""
+
+    recipe: Recipe
+    folder: Path
+    command: str
+    narrator: Narrator = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("encoder", self.recipe.encoder, ENCODERS),
+            ("self-supervised task", self.recipe.task.name, TASKS),
+        ):
+            if name not in known:
+                raise UnknownName(kind, name, known)
+        for name, arguments in self.recipe.tasks.items():
+            check_joint_task(Auxiliary(name=name, arguments=arguments))
+        runtime.pick_device(self.recipe.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is computed."""
+        return runtime.pick_device(self.recipe.device)
+
+    def path(self, kind: str) -> Path:
+        """Return the folder of the checkpoint of this kind."""
+        return self.folder / "checkpoints" / kind
+
+    def say(self, text: str) -> None:
+        """Tell the narrator, and keep the line with its time in `log.txt`."""
+        self.narrator.say(text)
+        with storage_errors(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def open(self) -> None:
+        """Make the run folder, clear away what a kill left half-written, and write the resolved recipe into it."""
+        with storage_errors(self.folder):
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
+            sweep(self.folder / "checkpoints")
+        write_text(self.folder / "config.toml", tomli_w.dumps(_without_none(config.to_dict(self.recipe))))
+
+
+def needed(recipe: Recipe) -> list[Kind]:
+    """Return the kinds of checkpoints that a recipe's columns start from, the supervised one first."""
+    kinds = [column.checkpoint or find(column.method).needs for column in recipe.bench.columns.values()]
+    return list(dict.fromkeys([SUPERVISED, *kinds]))
+
+
+def source_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
+    """Load the images to train on: all that `data.name` stands for, or its training split where it is divided."""
+    return _load(recipe.data.name, "train", recipe, say)
+
+
+def target_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
+    """Load the images to test on, before any corruption.
+
+    Raises:
+        ConfigError: there are none beside those to train on.
+    """
+    if not recipe.data.test and not is_divided(recipe.data.name) and Path(recipe.data.name).exists():
+        raise ConfigError(
+            f"{recipe.data.name} is not divided into train and test: divide it into folders or shards of these names, "
+            "or name the images to test on, as with --set data.test=FOLDER"
+        )
+    return _load(recipe.data.test or recipe.data.name, "test", recipe, say)
+
+
+def _load(spec: str, split: str, recipe: Recipe, say: Callable[[str], None] | None) -> ImageSet:
+    return load_images(spec, split=split if is_divided(spec) else None, data_dir=recipe.data.folder, report=say)
+
+
+def _without_none(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_none(value) for key, value in tree.items() if value is not None}
+    return tree
