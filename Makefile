@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-fast check bench tables clean
+.PHONY: help demo test test-fast check bench tables docs clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -33,6 +33,9 @@ bench: $(READY)  ## What an adaptation step costs, and how fast images are corru
 
 tables: $(READY)  ## Write the tables of README.md anew from results/
 	$(BIN)/python tools/tables.py
+
+docs: $(READY)  ## Write docs/methods.md anew from the docstrings
+	$(BIN)/python tools/methods.py
 
 clean:  ## Remove the environment and everything made
 	rm -rf .venv out

@@ -6,6 +6,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+from crosstask.methods import METHODS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -19,12 +21,21 @@ def test_the_tables_are_those_of_the_committed_records() -> None:
     assert tables.with_tables(README) == README, "run `make tables`"
 
 
+def test_the_page_of_methods_is_that_of_the_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("methods_page", ROOT / "tools" / "methods.py")
+    assert spec and spec.loader
+    methods = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(methods)
+    assert methods.PAGE.read_text(encoding="utf-8") == methods.page(), "run `make docs`"
+    assert all(f"\n## {name}\n" in methods.page() for name in METHODS)
+
+
 def test_every_file_of_the_package_is_in_the_tree_and_back() -> None:
     (tree,) = re.findall(r"```\n(src/crosstask/.*?)```", README, re.DOTALL)
     named = set(re.findall(r"\b(\w+\.py)\b", tree))
     package = ROOT / "src" / "crosstask"
     there = {path.name for path in package.rglob("*.py") if not path.name.startswith("__")}
-    rooms = ("bench", "report", "data/corruptions", "data/sources", "data/download")
+    rooms = ("bench", "report", "data/corruptions", "data/sources", "data/download", "pipeline")
     inner = {path.name for room in rooms for path in (package / room).glob("*.py")}
     assert named <= there
     assert there - named <= inner, "a file is missing from the README's tree"

@@ -137,8 +137,10 @@ def work(cell: Cell) -> int:
 
 
 def is_shown(grid: Grid, cell: Cell) -> bool:
-    """Say whether the report shows an example image of this cell: an adapting aligned model on the first seed."""
-    return cell.column.method == "cta" and cell.protocol.model == "aligned" and cell.seed == grid.bench.seeds[0]
+    """Say whether the report shows an example image of this cell: of the first column of CTA, on the first seed."""
+    columns = grid.bench.columns.items()
+    ours = [label for label, column in columns if column.method == "cta" and column.checkpoint in (None, "aligned")]
+    return cell.label in ours[:1] and cell.seed == grid.bench.seeds[0]
 
 
 def measure(grid: Grid, todo: list[Cell]) -> Iterator[Measured]:

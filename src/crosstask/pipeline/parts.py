@@ -59,6 +59,7 @@ def find_or_make(
 
 
 def origin(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
+    """Return what a checkpoint says of its encoder and of the images it was trained on."""
     return {
         "encoder_name": recipe.encoder,
         "image_shape": tuple(images.images.shape[1:]),
@@ -67,6 +68,7 @@ def origin(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
 
 
 def fresh_encoder(recipe: Recipe, images: ImageSet, kind: str) -> ResNet:
+    """Return an encoder with initial weights that knows the images' mean and deviation."""
     encoder = make_encoder(recipe.encoder, images.images.shape[1])
     initialise(encoder, initial(recipe, kind, "encoder"))
     mean, deviation = pixel_statistics(images)

@@ -33,11 +33,12 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of the table; `kind` is clean, row, mean or foot."""
+    """One line of the table; `kind` is clean, row, mean or foot, `label` that of a method's line."""
 
     name: str
     kind: str
     cells: Sequence[Cell | None]
+    label: str | None = None
 
 
 def page(summary: Summary, examples: Sequence[Example]) -> str:
@@ -54,7 +55,8 @@ def page(summary: Summary, examples: Sequence[Example]) -> str:
         summary=summary,
         words=words,
         series=plots.series(summary),
-        lines=list(_lines(summary)),
+        headings=_headings(summary),
+        lines=list(_method_lines(summary) if words.is_wide(summary) else _lines(summary)),
         examples=examples,
         curves=_curves(summary),
         row_curves=_row_curves(summary),
@@ -80,6 +82,28 @@ def _lines(summary: Summary) -> Iterator[Line]:
     if len(summary.rows) > 1:
         yield Line(name="mean", kind="mean", cells=_cells([column.mean for column in summary.columns]))
     yield from _foot(summary)
+
+
+def _headings(summary: Summary) -> list[tuple[str, str | None]]:
+    """Return the names over the table's columns, each with the label whose colour it has, if any."""
+    if words.is_wide(summary):
+        return [(name, None) for name in words.headings(summary)]
+    return [(words.display(column.label), column.label) for column in summary.columns]
+
+
+def _method_lines(summary: Summary) -> Iterator[Line]:
+    """Yield a line a method: its mean, its gain over Source, and the corruptions."""
+    table = list(words.by_method(summary))
+    bests = [words.best(estimates) for estimates in zip(*(estimates for _, estimates in table), strict=True)]
+    tints = [[_tint(summary, column, row) for row in words.all_rows(summary)] for column, _ in table]
+    scale = max(_FULL_TINT, *(abs(tint) for line in tints for tint in line))
+    for place, ((column, estimates), tint) in enumerate(zip(table, tints, strict=True)):
+        heats = [0, 0, *(round(100 * each / scale) for each in tint)]
+        cells = [
+            _signed(estimate) if index == 1 else _cell(estimate, place in bests[index], heats[index])
+            for index, estimate in enumerate(estimates)
+        ]
+        yield Line(name=words.display(column.label), kind="row", cells=cells, label=column.label)
 
 
 def _foot(summary: Summary) -> Iterator[Line]:
@@ -123,12 +147,13 @@ def _curves(summary: Summary) -> list[Markup]:
     """Return accuracy over updates, wide and narrow; nothing if no method learns."""
     if not any(column.steps and column.curve for column in summary.columns):
         return []
-    return [Markup(plots.curves(summary, width, height)) for width, height in ((WIDE, 400), (NARROW, 320))]
+    names = 24 * len(summary.columns) if words.is_wide(summary) else 0
+    return [Markup(plots.curves(summary, width, max(height, names))) for width, height in ((WIDE, 400), (NARROW, 320))]
 
 
 def _row_curves(summary: Summary) -> list[tuple[str, str, Markup]]:
     """Return the same for each corruption, with the way from frozen to adapted, where there are several."""
-    if len(summary.rows) < 2 or not any(column.steps for column in summary.columns):
+    if len(summary.rows) < 2 or words.is_wide(summary) or not any(column.steps for column in summary.columns):
         return []
     return [
         (words.row_name(summary, row), _way(summary, row), Markup(plots.row_curves(summary, row, number)))

@@ -9,13 +9,29 @@ from crosstask.report.summary import Estimate, Summary
 
 
 def table(summary: Summary) -> str:
-    """Return rows of corruptions and columns of methods, the best of a row in bold, and a caption below."""
+    """Return rows of corruptions and columns of methods, the best in bold, and a caption; of many, a row a method."""
+    if words.is_wide(summary):
+        return _by_method(summary)
     header = ["corruption", *(_escape(words.display(column.label)) for column in summary.columns)]
     lines = [_line(header), _line(["---", *(["---:"] * len(summary.columns))])]
     for name, estimates in words.table(summary):
         bold = words.best(estimates)
         cells = [_cell(estimate, place in bold) for place, estimate in enumerate(estimates)]
         lines.append(_line([f"**{name}**" if name == "mean" else _escape(name), *cells]))
+    return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
+
+
+def _by_method(summary: Summary) -> str:
+    lines = [_line(["method", *words.headings(summary)]), _line(["---", *(["---:"] * len(words.headings(summary)))])]
+    columns = list(zip(*(estimates for _, estimates in words.by_method(summary)), strict=True))
+    bold = [words.best(estimates) for estimates in columns]
+    for place, (column, estimates) in enumerate(words.by_method(summary)):
+        cells = []
+        for index, estimate in enumerate(estimates):
+            text = words.entry(index, estimate) if estimate else words.NOTHING
+            text = f"**{text}**" if place in bold[index] and index != 1 else text
+            cells.append(words.with_spread(text, estimate) if estimate and index < 2 else text)
+        lines.append(_line([_escape(words.display(column.label)), *cells]))
     return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
 
 

@@ -157,7 +157,7 @@ def summarise(records: Iterable[Record]) -> Summary:
     """
     records = _without_repeats(records)
     dataset = _check_comparable(records)
-    labels = sorted({(_rank(record.method), record.label) for record in records})
+    labels = sorted({(_rank(record), record.label) for record in records})
     table = {label: _cells(records, label) for _, label in labels}
     corrupted = list(dict.fromkeys(_row(record) for record in records if record.corruption != CLEAN))
     clean = next((_row(record) for record in records if record.corruption == CLEAN), None)
@@ -282,9 +282,16 @@ def _check_shared(key: str, records: Sequence[Record]) -> None:
         raise DataError(f"columns of one table must share {key}, got {told}. Report them apart, or measure them alike")
 
 
-def _rank(method: str) -> int:
-    order = {"source": 0, "ptbn": 1, "tent": 2, "cta": 4}
-    return order.get(method, 3)
+def _rank(record: Record) -> int:
+    """Return a column's place; columns of one place stand in the order of their labels."""
+    if is_ours(record.method, record.protocol):
+        return 4
+    return {"source": 0, "ptbn": 1, "tent": 2}.get(record.method, 3)
+
+
+def is_ours(method: str, protocol: Mapping[str, Any]) -> bool:
+    """Say whether a column is CTA as it is meant, on an aligned model."""
+    return method == "cta" and protocol.get("model", "aligned") == "aligned"
 
 
 def _row(record: Record) -> Row:
@@ -389,7 +396,7 @@ def _source(columns: Sequence[Column]) -> Column | None:
 
 def _adapted(columns: Sequence[Column]) -> Column | None:
     """Return our column; without one, the last that is not the frozen model."""
-    ours = [column for column in columns if column.method == "cta"]
+    ours = [column for column in columns if is_ours(column.method, column.protocol)]
     others = [column for column in columns if column.method != "source"]
     return next(iter(ours), None) or (others[-1] if others else None)
 

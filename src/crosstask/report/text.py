@@ -11,7 +11,9 @@ from crosstask.report.summary import Estimate, Summary
 
 
 def table(summary: Summary) -> Table:
-    """Return rows of corruptions and columns of methods; the last row is the mean, the best of a row is bold."""
+    """Return rows of corruptions and columns of methods, the mean last; with many methods, a row a method."""
+    if words.is_wide(summary):
+        return _by_method(summary)
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(words.caption(summary)), caption_justify="left")
     grid.add_column("corruption", no_wrap=True)
     for column in summary.columns:
@@ -21,6 +23,20 @@ def table(summary: Summary) -> Table:
             grid.add_section()
         bold = words.best(estimates)
         grid.add_row(Text(name), *(_cell(estimate, place in bold) for place, estimate in enumerate(estimates)))
+    return grid
+
+
+def _by_method(summary: Summary) -> Table:
+    """Return a row a method: its mean and its gain over the frozen model. The corruptions stand in the report."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(words.caption(summary)), caption_justify="left")
+    grid.add_column("method", no_wrap=True)
+    for heading in (*words.headings(summary)[:2], "images per second"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    bold = words.best([column.mean for column in summary.columns])
+    for place, (column, (mean, gain, *_)) in enumerate(words.by_method(summary)):
+        change = Text(words.with_spread(words.points(gain.mean), gain) if gain else words.NOTHING)
+        speed = Text(f"{column.cost.images_per_second:,.0f}")
+        grid.add_row(Text(words.display(column.label)), _cell(mean, place in bold), change, speed)
     return grid
 
 

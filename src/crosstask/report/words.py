@@ -10,12 +10,37 @@ from crosstask.report.summary import Column, Estimate, Row, Summary
 NOTHING = "\N{EN DASH}"
 """Stands where nothing was measured."""
 
-_NAMES = {"source": "Source", "ptbn": "PTBN", "tent": "TENT", "cta": "CTA"}
+_WIDE = 8
+"""Columns beyond which a table has a row a method."""
+
+_NAMES = {
+    "source": "Source", "ptbn": "PTBN", "tent": "TENT", "eata": "EATA", "eta": "ETA", "sar": "SAR", "shot": "SHOT",
+    "t3a": "T3A", "lame": "LAME", "memo": "MEMO", "cotta": "CoTTA", "rotta": "RoTTA", "deyo": "DeYO", "roid": "ROID",
+    "ttt": "TTT", "ttt++": "TTT++", "tttflow": "TTTFlow", "clust3": "ClusT3", "nc-ttt": "NC-TTT", "rec-ttt": "ReC-TTT",
+    "ttac": "TTAC", "cta": "CTA",
+}  # fmt: skip
 
 _METHODS = {
     "source": "the frozen supervised model",
     "ptbn": "normalises with the statistics of the test batch",
     "tent": "minimises the entropy of its own predictions",
+    "eata": "minimises the entropy of sure and unlike predictions, near the source's weights",
+    "sar": "minimises the entropy of sure predictions where its minimum is flat",
+    "shot": "makes predictions sure and classes diverse under the frozen head",
+    "t3a": "replaces the last layer by templates of the surest features",
+    "lame": "makes neighbours in feature space agree; learns nothing",
+    "memo": "minimises the entropy of the mean prediction over views, image by image",
+    "cotta": "learns from an averaged teacher and restores some weights",
+    "rotta": "learns from a balanced memory, with slowly moving batch norm",
+    "deyo": "minimises the entropy of predictions that a shuffle of patches changes",
+    "roid": "weighted likelihood ratios, consistency, and a pull to the source",
+    "ttt": "predicts rotations of the test images",
+    "ttt++": "SimCLR, with moments of features drawn to the source's",
+    "tttflow": "makes early maps likely under a flow of the source's",
+    "clust3": "clusters positions of early maps surely and evenly",
+    "nc-ttt": "makes early maps look little noised to a discriminator",
+    "rec-ttt": "two encoders reconstruct the maps of a frozen teacher",
+    "ttac": "draws Gaussians of the classes' features to the source's",
     "cta": "ours: the frozen classifier on an aligned self-supervised encoder that learns from the test batch",
 }
 
@@ -66,10 +91,36 @@ def row_name(summary: Summary, row: Row) -> str:
 
 def table(summary: Summary) -> Iterator[tuple[str, Sequence[Estimate | None]]]:
     """Yield the table of accuracies line by line: a name, and one entry a column; first clean images, last the mean."""
-    for row in [*([summary.clean] if summary.clean else []), *summary.rows]:
+    for row in all_rows(summary):
         yield row_name(summary, row), [column.cells.get(row) for column in summary.columns]
     if len(summary.rows) > 1:
         yield "mean", [column.mean for column in summary.columns]
+
+
+def is_wide(summary: Summary) -> bool:
+    """Say whether there are so many methods that each gets a row of the table instead of a column."""
+    return len(summary.columns) > _WIDE
+
+
+def headings(summary: Summary) -> list[str]:
+    """Return what the columns of `by_method` are: the mean, the gain over Source, and the corruptions."""
+    return ["mean", "over Source", *(row_name(summary, row) for row in all_rows(summary))]
+
+
+def by_method(summary: Summary) -> Iterator[tuple[Column, Sequence[Estimate | None]]]:
+    """Yield the table of accuracies method by method, with the entries that `headings` names."""
+    for column in summary.columns:
+        yield column, [column.mean, column.gain, *(column.cells.get(row) for row in all_rows(summary))]
+
+
+def entry(place: int, estimate: Estimate) -> str:
+    """Return the number of an entry of `by_method`: the second is a difference."""
+    return points(estimate.mean) if place == 1 else percent(estimate.mean)
+
+
+def all_rows(summary: Summary) -> list[Row]:
+    """Return the rows that were measured, clean images first."""
+    return [*([summary.clean] if summary.clean else []), *summary.rows]
 
 
 def best(estimates: Sequence[Estimate | None]) -> set[int]:
@@ -211,10 +262,17 @@ def _making(protocol: Mapping[str, Any]) -> str:
 
 def policy(column: Column) -> str:
     """Say where one column starts, how it learns and when it forgets."""
-    start = "on the aligned model: " if column.protocol.get("model") == "aligned" and column.method != "cta" else ""
+    start = _start(column.method, column.protocol.get("model", "supervised"))
     if not column.steps:
         return f"{start}does not learn"
     return f"{start}{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}"
+
+
+def _start(method: str, model: str) -> str:
+    """Say on which model a method stands where that is not the one made for it."""
+    if (method == "cta") == (model == "aligned") or model in ("supervised", method):
+        return ""
+    return "" if method in ("ttt++", "ttac") and model == "joint" else f"on the {model} model: "
 
 
 def reset(column: Column) -> str:
