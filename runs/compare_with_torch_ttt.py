@@ -4,7 +4,7 @@
     python runs/compare_with_torch_ttt.py
 
 Both adapt the same network episodically: the peer copies its engine for every batch, ours resets. They are timed in
-turns in one run; the figures are medians of the ratios of neighbours. Expected on two CPU cores: see docs/log.md.
+turns in one run; the figures are medians of the ratios of neighbours. The figures are in docs/log.md.
 """
 
 from __future__ import annotations
