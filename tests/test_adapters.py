@@ -55,6 +55,7 @@ def test_every_method_keeps_the_contract(tiny, method, net):
     check_adapter(lambda: make_adapter(method, checkpoint, **few(method)), x, model=caller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["source", "mixed", "ema", "robust"])
 @pytest.mark.parametrize("method", [name for name in METHODS if "batch_norm" in METHODS[name].defaults])
 def test_every_policy_keeps_the_contract(tiny, method, policy):

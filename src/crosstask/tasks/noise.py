@@ -25,9 +25,9 @@ class Noise(JointTask):
 
     where Y(e) is the exact probability that e was drawn with `large`. So q is a logit of being far from the source, and
     at test time, without noise, `loss = mean softplus(q(z))`. Several layers: their sum.
-    Differences from the official code: maps of any size are
-    flattened, also where the code has a discriminator at each position (VisDA-C); both noisy copies share one pass of
-    q's batch norm; the projector's weights have Xavier's scale through a constant factor, as all weights are He-normal.
+    Differences from the official code: maps of any size are flattened, also where the code has a discriminator at each
+    position (VisDA-C); both noisy copies share one pass of q's batch norm; the projector's weights have Xavier's scale
+    through a constant factor, as all weights are He-normal.
 
     Args:
         encoder: whose maps are projected. It is not kept.
@@ -74,9 +74,8 @@ class Noise(JointTask):
 
     def joint(self, encoder: nn.Module, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         features, maps = tapped(encoder, x, self.names)
-        return features, torch.stack(
-            [self._told_apart(z, index, generator) for index, z in self._projected(maps)]
-        ).sum()
+        losses = [self._told_apart(z, index, generator) for index, z in self._projected(maps)]
+        return features, torch.stack(losses).sum()
 
     def forward(self, encoder: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         # The whole network runs: where running averages move, they do so after the tapped layers as well.
