@@ -12,7 +12,21 @@ from torch import nn
 
 from crosstask import losses, testing
 from crosstask.errors import AdapterError, CheckpointError, ConfigError, UnknownName
-from crosstask.methods import CTA, METHODS, PTBN, Adapter, Source, Tent, check_arguments, make_adapter
+from crosstask.methods import (
+    CTA,
+    EATA,
+    METHODS,
+    PTBN,
+    ROID,
+    SAR,
+    Adapter,
+    DeYO,
+    RoTTA,
+    Source,
+    Tent,
+    check_arguments,
+    make_adapter,
+)
 from crosstask.methods.batchnorm import norm_parameters
 from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
@@ -76,6 +90,33 @@ def test_a_frozen_model_in_mixed_modes_stays_so_and_changes_nothing(tiny, method
     assert torch.equal(make_adapter(method, checkpoint, **few(method))(tiny.images()), expected)
     assert modes == [module.training for module in modules] and len({*modes}) == 2
     assert not any(parameter.requires_grad for parameter in caller.parameters())
+
+
+class Patches(nn.Module):
+    """A network with layer norms alone, as transformers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut = nn.Conv2d(1, 8, 4, 4)
+        self.norm1, self.mix, self.norm2 = nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        tokens = self.norm1(self.cut(x).flatten(2).transpose(1, 2))
+        return self.head(self.norm2(tokens + self.mix(tokens).relu()).mean(dim=1))
+
+
+NORM_METHODS = {"tent": Tent, "eata": EATA, "sar": SAR, "deyo": DeYO, "roid": ROID, "rotta": RoTTA}
+
+
+@pytest.mark.parametrize("method", NORM_METHODS)
+def test_methods_that_move_norms_work_on_layer_norm_alone(tiny, method):
+    model = tiny.shaken(Patches(), seed=3)
+    fisher = {f"fisher.{name}": torch.ones(8) for name, _ in model.named_parameters() if "norm" in name}
+    statistics = [fisher] if method == "eata" else []
+    check_adapter(lambda: NORM_METHODS[method](model, *statistics, **few(method)), tiny.images(4), model=model)
+    adapter = NORM_METHODS[method](model, *statistics, **few(method))
+    assert sorted(adapter.adapted_names) == ["norm1.bias", "norm1.weight", "norm2.bias", "norm2.weight"]
 
 
 HEADS = {

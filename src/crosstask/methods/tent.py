@@ -25,7 +25,7 @@ class Tent(Adapter):
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K]; batch, group and layer norms are adapted.
         steps: updates on each batch.
-        learning_rate: of Adam.
+        learning_rate: of Adam; for 224 pixels the paper has SGD with 2.5e-4.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`.
 
     Raises:

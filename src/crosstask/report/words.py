@@ -152,11 +152,18 @@ def headline(summary: Summary) -> str:
 
 
 def leads(summary: Summary) -> str:
-    """Say how far the adapted column is ahead of each other one that is not the source, or an empty string."""
+    """Say how far the adapted column is ahead of each other one that is not the source, or an empty string.
+
+    Of many it names the best, other forms of the same method left aside.
+    """
+    others = [column for column in summary.columns if column.lead and column is not summary.source]
+    if is_wide(summary) and summary.adapted:
+        peers = [column for column in others if column.mean and column.method != summary.adapted.method]
+        others = sorted(peers, key=lambda column: column.mean.mean if column.mean else 0)[-1:]
     told = [
         f"minus {display(column.label)} {with_spread(points(column.lead.mean), column.lead)}"
-        for column in summary.columns
-        if column.lead and column is not summary.source
+        for column in others
+        if column.lead
     ]
     return f"{display(summary.adapted.label)} {', '.join(told)} points." if summary.adapted and told else ""
 
