@@ -430,8 +430,11 @@ MISTAKES = {
     "an endless stage": (("run", "{recipe}", "--set", "align.epochs=inf"), "finite number"),
     "a crop the wrong way round": (("run", "{recipe}", "--set", "supervised.crop=[0.9,0.2]"), "smaller number first"),
     "a recipe of bytes": (("run", "{bytes}"), "UTF-8"),
-    "strangers": (("bench", "{recipe}", "--supervised", "{model}", "--aligned", "{model}"), "not aligned with this"),
-    "not aligned": (("bench", "{recipe}", "--supervised", "{model}", "--aligned", "{supervised}"), "an aligned checkp"),
+    "strangers": (("bench", "{recipe}", "--supervised", "{model}", "--aligned", "{model}"), "was not made from this"),
+    "not aligned": (
+        ("bench", "{recipe}", "--supervised", "{model}", "--aligned", "{supervised}"),
+        "that is aligned, got",
+    ),
     "a folder to write to": (
         ("adapt", "--model", "{model}", "--images", "{own}", "--out", "{folder}"),
         "folder stands",
@@ -445,7 +448,7 @@ MISTAKES = {
     "a long name to read": (("adapt", "--model", "n" * 300, "--images", "{own}"), "is no checkpoint"),
     "a column on the wrong model": (
         ("run", "{recipe}", "--set", "bench.columns.cta.checkpoint=supervised"),
-        "cta needs the aligned checkpoint",
+        "cta needs the checkpoint 'aligned'",
     ),
     "a wrong adapt argument": (("adapt", "--model", "{model}", "--images", "{own}", "--set", "steps=abc"), "integer"),
     "no such images": (("adapt", "--model", "{model}", "--images", "/nowhere/at/all"), "does not exist"),

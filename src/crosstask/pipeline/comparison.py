@@ -55,9 +55,9 @@ def _check_family(family: dict[str, Checkpoint]) -> None:
     """Check that checkpoints are what they are used for, and made from the supervised one where they have parents."""
     supervised = family[SUPERVISED]
     for kind, checkpoint in family.items():
-        expected = "a classifier" if kind == SUPERVISED else f"one that is {kind}"
-        if (checkpoint.head is None) if kind == SUPERVISED else (checkpoint.kind != kind):
-            raise CheckpointError(f"expected as the checkpoint {kind} {expected}, got one that is {checkpoint.kind}")
+        fits = checkpoint.head is not None if kind == SUPERVISED else checkpoint.kind == kind
+        if not fits:
+            raise CheckpointError(f"expected a checkpoint that is {kind}, got one that is {checkpoint.kind}")
         parent = checkpoint.parents.get(SUPERVISED, supervised.weights_hash)
         if kind != SUPERVISED and parent != supervised.weights_hash:
             raise CheckpointError(
