@@ -23,7 +23,7 @@ from crosstask import report
 from crosstask.bench import records as bench_records
 from crosstask.bench.records import Record
 from crosstask.errors import DataError
-from crosstask.report import words
+from crosstask.report import html, words
 from crosstask.report.summary import Column, Summary, summarise, t_quantile
 
 CORRUPTIONS = ("gaussian_noise", "impulse_noise", "defocus_blur", "fog", "brightness", "contrast", "pixelate")
@@ -503,3 +503,41 @@ def test_page_stands_whatever_is_missing(tmp_path: Path, records: list[Record]) 
 
 def test_the_same_records_give_the_same_page(run_folder: Path, page: str) -> None:
     assert report.write(run_folder).read_text(encoding="utf-8") == page
+
+
+def wide_records() -> list[Record]:
+    """Return records of ten columns: those of `fake_records` and six more of one peer."""
+    peers = [
+        replace(record, label=f"peer-{index}", key=f"{index}-{record.key}")
+        for index in range(10 - len(METHODS))
+        for record in fake_records(("ptbn",))
+    ]
+    return fake_records() + peers
+
+
+def test_many_methods_get_a_row_each_with_the_same_numbers() -> None:
+    records = wide_records()
+    summary = summarise(records)
+    table = report.table_markdown(records).splitlines()
+    assert table[0].startswith("| method | mean | before updates | over Source |")
+    rows = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in table[2:12]}
+    assert len(rows) == 10
+    for column in summary.columns:
+        cells = rows[words.display(column.label)]
+        assert column.mean and words.percent(column.mean.mean) in cells[1]
+        assert cells[2].startswith(words.percent(column.before.mean) if column.steps else words.NOTHING)
+        assert cells[3].startswith(words.points(column.gain.mean) if column.gain else words.NOTHING)
+        assert len(cells) == 4 + len(words.all_rows(summary))
+    page = html.page(summary, [])
+    for column in summary.columns:
+        line = re.search(
+            rf'<th scope="row"><i [^>]*></i>{re.escape(words.display(column.label))}</th>(.*?)</tr>', page, re.S
+        )
+        assert line and all(words.percent(cell.mean) in line[1] for cell in column.cells.values())
+    assert words.leads(summary).count("minus") == 1, "of many peers the best is named"
+
+
+def test_many_methods_fit_the_terminal(capsys) -> None:
+    Console(width=80).print(report.table_text(wide_records()))
+    shown = capsys.readouterr().out
+    assert "over Source" in shown and "images per second" in shown and "…" not in shown

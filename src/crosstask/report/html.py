@@ -92,15 +92,17 @@ def _headings(summary: Summary) -> list[tuple[str, str | None]]:
 
 
 def _method_lines(summary: Summary) -> Iterator[Line]:
-    """Yield a line a method: its mean, its gain over Source, and the corruptions."""
+    """Yield a line a method: its means after and before its updates, its gain over Source, and the corruptions."""
     table = list(words.by_method(summary))
     bests = [words.best(estimates) for estimates in zip(*(estimates for _, estimates in table), strict=True)]
     tints = [[_tint(summary, column, row) for row in words.all_rows(summary)] for column, _ in table]
     scale = max(_FULL_TINT, *(abs(tint) for line in tints for tint in line))
     for place, ((column, estimates), tint) in enumerate(zip(table, tints, strict=True)):
-        heats = [0, 0, *(round(100 * each / scale) for each in tint)]
+        heats = [0] * (words.GAIN + 1) + [round(100 * each / scale) for each in tint]
         cells = [
-            _signed(estimate) if index == 1 else _cell(estimate, place in bests[index], heats[index])
+            _signed(estimate)
+            if index == words.GAIN
+            else _cell(estimate, index != 1 and place in bests[index], heats[index])
             for index, estimate in enumerate(estimates)
         ]
         yield Line(name=words.display(column.label), kind="row", cells=cells, label=column.label)

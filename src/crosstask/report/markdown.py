@@ -29,8 +29,8 @@ def _by_method(summary: Summary) -> str:
         cells = []
         for index, estimate in enumerate(estimates):
             text = words.entry(index, estimate) if estimate else words.NOTHING
-            text = f"**{text}**" if place in bold[index] and index != 1 else text
-            cells.append(words.with_spread(text, estimate) if estimate and index < 2 else text)
+            text = f"**{text}**" if place in bold[index] and index not in (1, words.GAIN) else text
+            cells.append(words.with_spread(text, estimate) if estimate and index <= words.GAIN else text)
         lines.append(_line([_escape(words.display(column.label)), *cells]))
     return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
 

@@ -30,13 +30,13 @@ def _by_method(summary: Summary) -> Table:
     """Return a row a method: its mean and its gain over the frozen model. The corruptions stand in the report."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(words.caption(summary)), caption_justify="left")
     grid.add_column("method", no_wrap=True)
-    for heading in (*words.headings(summary)[:2], "images per second"):
+    for heading in (*words.headings(summary)[: words.GAIN + 1], "images per second"):
         grid.add_column(heading, justify="right", no_wrap=True)
     bold = words.best([column.mean for column in summary.columns])
-    for place, (column, (mean, gain, *_)) in enumerate(words.by_method(summary)):
+    for place, (column, (mean, before, gain, *_)) in enumerate(words.by_method(summary)):
         change = Text(words.with_spread(words.points(gain.mean), gain) if gain else words.NOTHING)
         speed = Text(f"{column.cost.images_per_second:,.0f}")
-        grid.add_row(Text(words.display(column.label)), _cell(mean, place in bold), change, speed)
+        grid.add_row(Text(words.display(column.label)), _cell(mean, place in bold), _cell(before, False), change, speed)
     return grid
 
 

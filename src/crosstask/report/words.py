@@ -103,19 +103,24 @@ def is_wide(summary: Summary) -> bool:
 
 
 def headings(summary: Summary) -> list[str]:
-    """Return what the columns of `by_method` are: the mean, the gain over Source, and the corruptions."""
-    return ["mean", "over Source", *(row_name(summary, row) for row in all_rows(summary))]
+    """Return what the columns of `by_method` are: the means after and before the updates, the gain, the corruptions."""
+    return ["mean", "before updates", "over Source", *(row_name(summary, row) for row in all_rows(summary))]
 
 
 def by_method(summary: Summary) -> Iterator[tuple[Column, Sequence[Estimate | None]]]:
     """Yield the table of accuracies method by method, with the entries that `headings` names."""
     for column in summary.columns:
-        yield column, [column.mean, column.gain, *(column.cells.get(row) for row in all_rows(summary))]
+        before = column.before if column.steps else None
+        yield column, [column.mean, before, column.gain, *(column.cells.get(row) for row in all_rows(summary))]
+
+
+GAIN = 2
+"""The place of the gain, a difference, among the entries of `by_method`."""
 
 
 def entry(place: int, estimate: Estimate) -> str:
-    """Return the number of an entry of `by_method`: the second is a difference."""
-    return points(estimate.mean) if place == 1 else percent(estimate.mean)
+    """Return the number of an entry of `by_method`."""
+    return points(estimate.mean) if place == GAIN else percent(estimate.mean)
 
 
 def all_rows(summary: Summary) -> list[Row]:
