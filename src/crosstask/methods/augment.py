@@ -136,8 +136,10 @@ def _warped(pixels: Tensor, choice: Tensor, level: Tensor, sign: Tensor) -> Tens
 
 
 def _resampled(x: Tensor, matrix: Tensor, padding: str) -> Tensor:
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    """Sample each image where a matrix [B, 2, 3] says; in bfloat16 the places would be off by parts of a pixel."""
+    with torch.autocast(x.device.type, enabled=False):
+        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _autocontrast(pixels: Tensor) -> Tensor:

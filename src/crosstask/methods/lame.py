@@ -55,7 +55,11 @@ class LAME(Adapter):
 
     def predict(self, x: Tensor) -> Tensor:
         logits, features = with_features(self.model, x)
-        kernel = self._affinities(F.normalize(features.float(), dim=1))
+        with torch.autocast(x.device.type, enabled=False):
+            return self._agreed(logits, self._affinities(F.normalize(features.float(), dim=1)))
+
+    def _agreed(self, logits: Tensor, kernel: Tensor) -> Tensor:
+        """Return the log of Y where the energy rests."""
         unary = -(logits.float().softmax(dim=1) + 1e-10).log()
         y, last = (-unary).softmax(dim=1), torch.inf
         for step in range(_STEPS):

@@ -66,7 +66,8 @@ class T3A(Adapter):
     def predict(self, x: Tensor) -> Tensor:
         logits, features = with_features(self.model, x)
         templates = F.normalize(F.normalize(self.supports, dim=2).sum(dim=1), dim=1)
-        return (features.float() @ templates.T).to(logits.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return (features.float() @ templates.T).to(logits.dtype)
 
     def _remember(self, logits: Tensor, features: Tensor) -> None:
         """Let features [B, D] compete for the places of the class they are predicted as; NaN has no chance."""
