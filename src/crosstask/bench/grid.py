@@ -33,7 +33,7 @@ class Grid:
     Attributes:
         bench: columns, corruptions, seeds and the protocol.
         images: the labelled target images.
-        checkpoints: `supervised` and `aligned`.
+        checkpoints: by kind, each that a column starts from.
         device, precision: where the networks run, and whether in `float32` or `bfloat16`.
         command: that makes these records again.
     """
@@ -80,7 +80,8 @@ def check(bench: Bench, images: ImageSet) -> None:
     for column in bench.columns.values():
         check_arguments(column.method, column.arguments)
         method = find(column.method)
-        if "task" in method.parts and column.checkpoint not in (None, method.needs, *_STAND_INS.get(column.method, ())):
+        own = (None, method.needs, *_STAND_INS.get(column.method, ()))
+        if column.checkpoint not in own and (method.needs != "supervised" or column.checkpoint == "self-supervised"):
             raise ConfigError(
                 f"{column.method} needs the checkpoint {method.needs!r}; take checkpoint = {column.checkpoint!r} away"
             )

@@ -62,10 +62,14 @@ class Adapter(nn.Module, ABC):
     def begin(self, moving: Iterable[str]) -> list[Tensor]:
         """Take the present state as the source, and switch on gradients for the parameters that may move.
 
+        All that the method holds follows the model to its device first.
+
         Args:
             moving: their names within `self.model`.
         """
         self._parameter_names = list(moving)
+        if (first := next(self.model.parameters(), None)) is not None:
+            self.to(first.device)
         self.adapted_names = [*self._parameter_names, *moving_averages(self.model)]
         self.train(self.training)
         self._source = _Saved(self._live())

@@ -9,8 +9,8 @@
 | `robust` | the running averages, moved first in an update          | RoTTA's RobustBN        |
 
 The first three never move the running averages; in an update, and only there, the last two move them by `share` of the
-way to the batch's. A single value a channel (one image, one pixel) has no variance: there all but `mixed` and `robust`
-take the running averages.
+way to the batch's, the variance without Bessel's correction. A single value a channel (one image, one pixel) has no
+variance: there all but `mixed` and `robust` take the running averages.
 """
 
 from __future__ import annotations

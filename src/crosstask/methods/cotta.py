@@ -12,6 +12,7 @@ from crosstask.config import Count, Positive, Share, Steps
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.augment import StrongViews
 from crosstask.methods.batchnorm import Policy, learning
+from crosstask.methods.parts import all_names
 from crosstask.methods.state import Descent, Shadow
 
 
@@ -39,7 +40,7 @@ class CoTTA(Adapter):
         seed: fixes views and what is restored.
 
     Raises:
-        AdapterError: see `crosstask.methods.batchnorm.set_batch_norm`.
+        AdapterError: the model has no parameters.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class CoTTA(Adapter):
         self.keep, self.views, self.sure, self.restore_share = keep, views, sure, restore_share
         self.strong_views = StrongViews()
         self.anchor, self.teacher = Shadow(self.model), Shadow(self.model)
-        moving = self.begin(name for name, _ in self.model.named_parameters())
+        moving = self.begin(all_names(self.model))
         self.descent = Descent(torch.optim.Adam(moving, lr=learning_rate, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:

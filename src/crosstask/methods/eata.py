@@ -64,8 +64,8 @@ class EATA(Adapter):
         for index, name in enumerate(names if fisher_weight else ()):
             if FISHER + name not in statistics:
                 raise AdapterError(
-                    f"EATA needs the source's Fisher value of {name}, which these statistics lack; train the "
-                    "checkpoint again with this version, or set fisher_weight=0, which makes it ETA"
+                    f"EATA needs the source's Fisher value of {name}, which these statistics lack: an older "
+                    "version made the checkpoint. Train it anew in another folder, or set fisher_weight=0 (ETA)"
                 )
             self.register_buffer(f"fisher{index}", statistics[FISHER + name].clone())
         self.fisher = [f"fisher{index}" for index in range(len(names))] if fisher_weight else []

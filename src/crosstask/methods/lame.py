@@ -24,6 +24,7 @@ class LAME(Adapter):
     W the affinities of the L2-normalised features. The answer is log Y; no parameter moves. It is made for streams
     whose neighbours in time share a class; on an i.i.d. stream it can only lose a little, and under strong shifts it
     amplifies errors.
+    Difference from the official code: `knn` is the default affinity for every data set.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K] by an `nn.Linear` at its end.

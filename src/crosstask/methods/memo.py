@@ -12,6 +12,7 @@ from crosstask.config import Count, Positive, Share, Steps
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.augment import augmix
 from crosstask.methods.batchnorm import Policy
+from crosstask.methods.parts import all_names
 from crosstask.methods.state import Descent
 
 
@@ -52,7 +53,7 @@ class MEMO(Adapter):
     ) -> None:
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
         self.views = views
-        moving = self.begin(name for name, _ in self.model.named_parameters())
+        moving = self.begin(all_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:

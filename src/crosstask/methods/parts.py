@@ -23,6 +23,18 @@ def check_classifier(method: str, model: nn.Module) -> None:
         )
 
 
+def all_names(model: nn.Module) -> list[str]:
+    """Return the names of all parameters of a model.
+
+    Raises:
+        AdapterError: there are none.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if not names:
+        raise AdapterError("nothing to adapt: the model has no parameters")
+    return names
+
+
 def encoder_names(model: nn.Module) -> list[str]:
     """Return the names within a classifier of all its encoder's parameters.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import final
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from crosstask.config import NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError
 from crosstask.methods.adapter import Adapter
-from crosstask.methods.batchnorm import Policy, set_batch_norm
+from crosstask.methods.batchnorm import Policy
+from crosstask.methods.parts import taken
 from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
 from crosstask.nets.twin import Twin
@@ -60,12 +60,10 @@ class RecTTT(Adapter):
         encoder = model.encoder if isinstance(model, Classifier) else model
         if not isinstance(encoder, Twin):
             raise AdapterError(f"ReC-TTT needs a head on a Twin encoder, and got a {type(encoder).__name__}; {remedy}")
-        if not isinstance(task, Reconstruction):
-            raise AdapterError(f"ReC-TTT needs its task Reconstruction, and got a {type(task).__name__}; {remedy}")
+        own = taken("ReC-TTT", model, task, Reconstruction)
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share)
-        self.task = copy.deepcopy(task).requires_grad_(False)
-        set_batch_norm(self.task, "source")
-        moving = self.begin(f"encoder.{name}" for name in task.upstream)
+        self.task = own
+        moving = self.begin(f"encoder.{name}" for name in own.upstream)
         self.descent = Descent(torch.optim.AdamW(moving, lr=learning_rate, weight_decay=weight_decay, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:

@@ -15,7 +15,7 @@ from crosstask.methods.batchnorm import Policy, norm_parameters
 from crosstask.methods.state import Average, Descent
 
 LATE = r"(layer4|stages\.3|blocks\.(9|10|11))\."
-"""Norm layers of the last stage of a ResNet with four, and of the last blocks of a small vision transformer."""
+"""Norm layers of a ResNet's fourth stage, and of the last blocks of a small vision transformer; others have none."""
 
 
 @final
@@ -25,7 +25,7 @@ class SAR(Adapter):
     Loss: `mean H_i` over the images with `H_i < margin * ln K`. Its gradient g is taken at
     `theta + radius * g / ||g||`, over those images of the first choice that are still sure there (SAM), and descended
     with SGD from theta. When the moving average of that second loss falls below `reset_below`, the model goes back to
-    the source. What moves: scales and shifts of norm layers, but for the last ones.
+    the source. What moves: scales and shifts of norm layers, but for those of a fourth stage.
     Difference from the official code: the prediction is made after the update.
 
     Args:

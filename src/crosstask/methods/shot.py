@@ -25,7 +25,7 @@ class SHOT(Adapter):
     over the images with `max p_i > confidence`. SGD over all parameters of the encoder; the head is frozen.
     Differences from the official code: it is an online method here, as in Iwasawa & Matsuo 2021, with confident
     predictions in place of pseudo-labels from centroids over the whole target set; the source model has no bottleneck,
-    label smoothing or weight-normed head; there is no schedule.
+    label smoothing or weight-normed head; plain momentum, without Nesterov's, weight decay or a schedule.
 
     Args:
         model: an encoder and a head.

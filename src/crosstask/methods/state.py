@@ -67,6 +67,21 @@ class Descent(Forgetful):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.refused = state["refused"]
+        self._follow()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Descent:
+        super()._apply(fn, recurse)
+        self._follow()
+        return self
+
+    def _follow(self) -> None:
+        """Lay momentum and moments as their parameters lie, on their device: the fused step walks raw memory."""
+        for parameter, slots in self.optimiser.state.items():
+            for name, slot in slots.items():
+                if isinstance(slot, Tensor) and slot.shape == parameter.shape:
+                    slots[name] = torch.empty_like(parameter, requires_grad=False).copy_(slot)
+                elif isinstance(slot, Tensor):
+                    slots[name] = slot.to(parameter.device)
 
 
 class Shadow(nn.Module):

@@ -33,14 +33,14 @@ class TTTPlusPlus(Adapter):
         A(z) = ||C_s - C(z)||_F^2 / (4 D^2) / c0 + 0.5 * mean((mu_s - mu(z))^2) / m0
 
     over all parameters of the encoder, SGD with momentum; projector and head stay frozen. mu_s and C_s are the
-    source's; c0 and m0 are the two distances of a typical source batch, so that 1 stands for no shift.
+    source's; c0 and m0 are the two distances of a typical batch of 256 source images.
 
     Differences from the official code: one pass over a stream, where that one makes up to 500 over the whole test set
     and chooses learning rate and end by the test error, which is an oracle; alignment from the first batch on and with
     a queue that is not full yet, where that one first waits; the features enter the queue after every update that is
     not refused, so several updates on a batch put its images there as often; NT-Xent is not multiplied by 7; source
-    moments of images as they are, not of crops, and c0 and m0 against the whole source, not against its first batch.
-    The covariance of a single row is left out.
+    moments of images as they are, not of crops; c0 and m0 against the whole source, not against its first batch, and for
+    256 images however long the queue. The covariance of a single row is left out.
 
     Args:
         model: the encoder and head that were trained jointly with the task.

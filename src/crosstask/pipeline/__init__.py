@@ -27,7 +27,7 @@ from crosstask.pipeline.experiment import (
     source_images,
     target_images,
 )
-from crosstask.pipeline.joint import joint_stage
+from crosstask.pipeline.joint import GO_ON, joint_stage
 from crosstask.pipeline.training import align_stage, self_supervised_stage, supervised_stage
 
 
@@ -40,13 +40,13 @@ def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None =
     kinds = [kind for kind in needed(experiment.recipe) if kind in get_args(JointKind)]
     wanted = [SUPERVISED, SELF_SUPERVISED, *kinds] if only is None else [only]
     made: dict[str, Checkpoint] = {}
-    if wanted != [SELF_SUPERVISED]:
+    if any(kind in (SUPERVISED, *GO_ON) for kind in wanted):
         made[SUPERVISED] = supervised_stage(experiment, images)
     if SELF_SUPERVISED in wanted:
         made[SELF_SUPERVISED] = self_supervised_stage(experiment, images)
     for kind in get_args(JointKind):
         if kind in wanted:
-            made[kind] = joint_stage(experiment, kind, images, made[SUPERVISED])
+            made[kind] = joint_stage(experiment, kind, images, made.get(SUPERVISED))
     return made
 
 

@@ -22,20 +22,23 @@ from crosstask.train.joint import pretrain_joint, pretrain_on_frozen, pretrain_w
 from crosstask.train.loop import Run
 from crosstask.train.moments import class_moments, projection_moments
 
+GO_ON = ("joint", "tttflow", "rec-ttt")
+"""Kinds that go on from the supervised checkpoint; the others start anew."""
 
-def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, supervised: Checkpoint) -> Checkpoint:
+
+def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, supervised: Checkpoint | None) -> Checkpoint:
     """The source-time stage of a method CTA is compared with, at the backbone, epochs and augmentation of stage 1a.
 
     `joint` (SimCLR beside the classifier) and `tttflow` go on from the supervised checkpoint, `rec-ttt` from two copies
-    of it; the others start anew.
+    of it; the others start anew and look at none.
     """
     recipe = experiment.recipe
     task_config = recipe.task if kind == "joint" else Auxiliary(name=kind, arguments=recipe.tasks.get(kind, {}))
-    goes_on = kind in ("joint", "tttflow", "rec-ttt")
-    parents: dict[str, str] = {SUPERVISED: supervised.weights_hash} if goes_on else {}
+    start = supervised if kind in GO_ON else None
+    parents: dict[str, str] = {} if start is None else {SUPERVISED: start.weights_hash}
 
     def make(run: Run) -> Checkpoint:
-        classifier, task = _joint_start(recipe, kind, images, supervised if goes_on else None, task_config)
+        classifier, task = _joint_start(recipe, kind, images, start, task_config)
         runtime.place(classifier, run.device), runtime.place(task, run.device)
         if isinstance(task, SelfSupervisedTask):
             losses = pretrain_with_views(classifier, task, images, recipe.supervised, run)
