@@ -92,6 +92,34 @@ def test_a_frozen_model_in_mixed_modes_stays_so_and_changes_nothing(tiny, method
     assert not any(parameter.requires_grad for parameter in caller.parameters())
 
 
+@pytest.mark.parametrize("method", ["shot", "tent", "cotta", "cta", "rec-ttt"])
+def test_momentum_follows_its_parameters_to_another_layout(tiny, method):
+    """The fused step walks raw memory: in another layout it would add the momentum of another weight, unnoticed."""
+    checkpoint, _ = made_for(tiny, method, channels=3)
+    arguments = few(method) | {"learning_rate": 0.02}
+    expected = make_adapter(method, checkpoint, **arguments)
+    moved, loaded = (make_adapter(method, checkpoint, **arguments) for _ in range(2))
+    x = tiny.images(6, channels=3)
+    for adapter in (expected, moved):
+        adapter(x)
+    loaded.to(memory_format=torch.channels_last).load_state_dict(moved.state_dict())
+    moved.to(memory_format=torch.channels_last)
+    for adapter in (moved, loaded):
+        torch.testing.assert_close(adapter(1 - x), copy.deepcopy(expected)(1 - x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_that_a_method_holds_lies_on_the_device_of_its_model(tiny, method):
+    checkpoint, _ = made_for(tiny, method)
+    elsewhere = dataclasses.replace(
+        checkpoint, encoder=copy.deepcopy(checkpoint.encoder).to("meta"), head=copy.deepcopy(checkpoint.head).to("meta")
+    )
+    if method == "t3a":
+        return  # it classifies the rows of the head when it is made, which needs their values
+    adapter = make_adapter(method, elsewhere, **few(method))
+    assert {tensor.device.type for tensor in (*adapter.parameters(), *adapter.buffers())} == {"meta"}
+
+
 class Patches(nn.Module):
     """A network with layer norms alone, as transformers have them."""
 
