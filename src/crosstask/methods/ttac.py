@@ -37,8 +37,8 @@ class TTAC(Adapter):
     Cholesky factor, moves no Gaussian.
 
     Differences from the official code: more images at once than a memory holds move its Gaussian to their own moments
-    and no further; the source's classes are by label, not by prediction; without the
-    queue of stored images and the self-supervised loss.
+    and no further; the source's classes are by label, not by prediction; without the queue of stored images and the
+    self-supervised loss.
 
     Args:
         model: any encoder and head; the authors start from TTT++'s.
