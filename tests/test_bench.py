@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import time
 
@@ -138,6 +139,16 @@ def test_peak_memory_is_that_since_it_was_forgotten():
     del large
     runtime.forget_peak_memory(CPU)
     assert runtime.peak_memory_mb(CPU) < high - 200
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc gives back")
+def test_peak_memory_is_without_what_the_allocator_keeps():
+    small = [torch.ones(1 << 12) for _ in range(1 << 14)]
+    high = runtime.peak_memory_mb(CPU)
+    last = small[-1]
+    del small
+    runtime.forget_peak_memory(CPU)
+    assert runtime.peak_memory_mb(CPU) < high - 150, last.shape
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
