@@ -500,7 +500,7 @@ def test_rec_ttt_says_what_it_lacks(tiny):
     model, task = twins(tiny)
     with pytest.raises(AdapterError, match=r"a Twin encoder, and got a TinyEncoder; .* --only rec-ttt"):
         RecTTT(tiny.classifier(), task)
-    with pytest.raises(AdapterError, match="needs the Reconstruction task .* and got a SimCLR"):
+    with pytest.raises(AdapterError, match=r"needs the Reconstruction task .* and got a SimCLR"):
         RecTTT(model, tiny.checkpoint().task)
     with pytest.raises(ConfigError, match="TinyEncoder has no two stages"):
         Reconstruction(model.encoder, (1, 12, 12))
