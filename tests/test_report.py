@@ -527,7 +527,8 @@ def test_many_methods_get_a_row_each_with_the_same_numbers() -> None:
         assert column.mean and words.percent(column.mean.mean) in cells[1]
         assert cells[2].startswith(words.percent(column.before.mean) if column.steps else words.NOTHING)
         assert cells[3].startswith(words.points(column.gain.mean) if column.gain else words.NOTHING)
-        assert len(cells) == 4 + len(words.all_rows(summary))
+        assert len(cells) == 6 + len(words.all_rows(summary))
+        assert cells[-2:] == [f"{column.cost.images_per_second:,.0f}", f"{column.cost.peak_memory_mb:,.0f}"]
     page = html.page(summary, [])
     for column in summary.columns:
         line = re.search(

@@ -9,7 +9,7 @@ from crosstask.report.summary import Estimate, Summary
 
 
 def table(summary: Summary) -> str:
-    """Return rows of corruptions and columns of methods, the best in bold, and a caption; of many, a row a method."""
+    """Return rows of corruptions and columns of methods, the best in bold, and a caption; of many, a row a method with its cost."""
     if words.is_wide(summary):
         return _by_method(summary)
     header = ["corruption", *(_escape(words.display(column.label)) for column in summary.columns)]
@@ -22,7 +22,8 @@ def table(summary: Summary) -> str:
 
 
 def _by_method(summary: Summary) -> str:
-    lines = [_line(["method", *words.headings(summary)]), _line(["---", *(["---:"] * len(words.headings(summary)))])]
+    headings = [*words.headings(summary), "images/s", "peak MB"]
+    lines = [_line(["method", *headings]), _line(["---", *(["---:"] * len(headings))])]
     columns = list(zip(*(estimates for _, estimates in words.by_method(summary)), strict=True))
     bold = [words.best(estimates) for estimates in columns]
     for place, (column, estimates) in enumerate(words.by_method(summary)):
@@ -31,7 +32,8 @@ def _by_method(summary: Summary) -> str:
             text = words.entry(index, estimate) if estimate else words.NOTHING
             text = f"**{text}**" if place in bold[index] and index not in (1, words.GAIN) else text
             cells.append(words.with_spread(text, estimate) if estimate and index <= words.GAIN else text)
-        lines.append(_line([_escape(words.display(column.label)), *cells]))
+        cost = [f"{column.cost.images_per_second:,.0f}", f"{column.cost.peak_memory_mb:,.0f}"]
+        lines.append(_line([_escape(words.display(column.label)), *cells, *cost]))
     return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
 
 
