@@ -9,7 +9,7 @@ from crosstask.report.summary import Estimate, Summary
 
 
 def table(summary: Summary) -> str:
-    """Return rows of corruptions and columns of methods, the best in bold, and a caption; of many, a row a method with its cost."""
+    """Return a row a corruption and a column a method, or for many methods a row each with its cost, and a caption."""
     if words.is_wide(summary):
         return _by_method(summary)
     header = ["corruption", *(_escape(words.display(column.label)) for column in summary.columns)]
