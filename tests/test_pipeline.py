@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,10 @@ def test_after_ctrl_c_it_says_what_holds(keys: str, finished: Path, recipe: Path
         "in adapt": (["adapt", "--model", model, "--images", tmp_path / "own.npy"], "nothing was written"),
     }[keys]
     command = [sys.executable, "-m", "crosstask", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's job in the background does not
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ONE_THREAD, preexec_fn=listens
+    )
     process.stderr.readline()  # it is under way
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
