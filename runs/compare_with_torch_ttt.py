@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -38,14 +37,6 @@ def network(device: torch.device) -> Classifier:
     return model.eval().to(device)
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
 def ours(model: Classifier, x: Tensor, precision: str) -> Callable[[], Tensor]:
     adapter = runtime.place(Tent(model, steps=STEPS, learning_rate=RATE), x.device)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -58,6 +49,14 @@ def ours(model: Classifier, x: Tensor, precision: str) -> Callable[[], Tensor]:
     return call
 
 
+def theirs(peer: nn.Module, x: Tensor, precision: str) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        with runtime.autocast(x.device, precision):
+            return peer(x)
+
+    return call
+
+
 def main() -> None:
     device = runtime.pick_device()
     model = network(device)
@@ -65,14 +64,12 @@ def main() -> None:
     peer = TentEngine(copy.deepcopy(model), {"lr": RATE, "num_steps": STEPS}).eval()
     frozen = TentEngine(copy.deepcopy(model), {"lr": 1e-12, "num_steps": STEPS}).eval()
     print(f"device: {runtime.device_name(device)}; batch {BATCH}, {STEPS} step, {ROUNDS} rounds in turns, medians")
-    for precision in ("float32", "bfloat16"):
-        call = ours(model, x, precision)
-        pairs = [(seconds(lambda: peer(x), device), seconds(call, device)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
-        theirs, here = (statistics.median(times) for times in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        print(
-            f"{precision}: {BATCH / here:,.0f} images per second here, {BATCH / theirs:,.0f} there: {ratio:.2f} times"
-        )
+    for here, there in (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")):
+        both = ours(model, x, here), theirs(peer, x, there)
+        pairs = [[runtime.seconds(call, device) for call in both] for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+        speeds = [BATCH / statistics.median(times) for times in zip(*pairs, strict=True)]
+        ratio = statistics.median(b / a for a, b in pairs)
+        print(f"{here} here, {speeds[0]:,.0f} images per second; {there} there, {speeds[1]:,.0f}: {ratio:.2f} times")
     source, batch = Source(model)(x), PTBN(model)(x)
     for name, logits in (("here", Tent(model, steps=0)(x)), ("torch-ttt", frozen(x)[0])):
         gaps = [float((logits - other).abs().max()) for other in (source, batch)]

@@ -9,7 +9,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -97,6 +98,20 @@ def derive_seed(*parts: object) -> int:
 def generator(device: torch.device, *parts: object) -> torch.Generator:
     """Return a random generator on `device`, seeded from `parts`. Randomness is passed on, never global."""
     return torch.Generator(device).manual_seed(derive_seed(*parts))
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds when all work on the device is done, for differences."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Do some work and return how long it took the device, in seconds."""
+    started = now(device)
+    work()
+    return now(device) - started
 
 
 def forget_peak_memory(device: torch.device) -> None:

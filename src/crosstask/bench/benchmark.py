@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,21 +94,16 @@ class _Clock:
         predict = self.adapter.predict
 
         def timed(x: Tensor) -> Tensor:
-            started = self._now()
+            started = runtime.now(self.device)
             logits = predict(x)
-            self.predictions.append(self._now() - started)
+            self.predictions.append(runtime.now(self.device) - started)
             return logits
 
         self.adapter.predict = timed  # type: ignore[method-assign]
-        self.started = self._now()
+        self.started = runtime.now(self.device)
         return self
 
     def __exit__(self, *_: object) -> None:
         counted = sum(self.predictions[self.points - 1 :: self.points])
-        self.seconds = self._now() - self.started - sum(self.predictions) + counted
+        self.seconds = runtime.now(self.device) - self.started - sum(self.predictions) + counted
         del self.adapter.predict
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

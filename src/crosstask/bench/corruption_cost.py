@@ -7,9 +7,7 @@ lines are the whole of CIFAR-10-C: 19 corruptions x 5 severities x 10,000 images
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 
@@ -80,11 +78,13 @@ def _side_by_side(
 ) -> tuple[float, float, float]:
     """Return microseconds for an image: the peer's, ours under ImageNet-C's constants and under CIFAR-10-C's."""
     peer.corrupt(arrays[0], severity=severity, corruption_name=name)
-    theirs = _seconds(lambda: [peer.corrupt(array, severity=severity, corruption_name=name) for array in arrays])
+    theirs = runtime.seconds(
+        lambda: [peer.corrupt(array, severity=severity, corruption_name=name) for array in arrays], images.device
+    )
     ours = []
     for table in ("imagenet", "cifar"):
         corrupt(images[:64], name, severity, seed=0, table=table)
-        seconds = _seconds(partial(corrupt, images, name, severity, seed=0, table=table))
+        seconds = runtime.seconds(partial(corrupt, images, name, severity, seed=0, table=table), images.device)
         ours.append(1e6 * seconds / len(images))
     return 1e6 * theirs / len(arrays), ours[0], ours[1]
 
@@ -95,20 +95,10 @@ def whole(images: Tensor, device: torch.device, where: str) -> None:
     corrupt(images[:64], BENCHMARK[0], 1, seed=0)
     runtime.forget_peak_memory(device)
     cells = [(name, severity) for name in available() for severity in SEVERITIES]
-    seconds = sum(_seconds(partial(corrupt, images, *cell, seed=0)) for cell in cells)
+    seconds = sum(runtime.seconds(partial(corrupt, images, *cell, seed=0), device) for cell in cells)
     count = len(cells) * len(images)
     peak = runtime.peak_memory_mb(device)
     print(f"CIFAR-10-C, {count:,} images on {where}: {seconds:.1f} s; peak memory of the process {peak:,.0f} MB")
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

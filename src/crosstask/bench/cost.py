@@ -7,7 +7,6 @@ run, so that a busy machine slows both; the figure is the median of the ratios o
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -57,7 +56,7 @@ def compare(encoder_name: str, shape: tuple[int, int, int], batch: int, device: 
     """Return the median seconds of a bare step, and the median ratio of a CTA step to the bare step beside it."""
     x = torch.rand(batch, *shape, device=device).contiguous(memory_format=torch.channels_last)
     bare, cta = bare_step(encoder_name, torch.cat([x, x]), device), cta_step(encoder_name, x, device)
-    times = [(_seconds(bare, device), _seconds(cta, device)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+    times = [(runtime.seconds(bare, device), runtime.seconds(cta, device)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
     return statistics.median(b for b, _ in times), statistics.median(c / b for b, c in times)
 
 
@@ -69,14 +68,6 @@ def main() -> None:
         bare, ratio = compare(encoder, shape, batch, device)
         size = "x".join(map(str, shape))
         print(f"{encoder} {size}, batch {batch}: bare step {1000 * bare:.1f} ms, CTA step {ratio:.2f} times that")
-
-
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    started = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
