@@ -21,6 +21,7 @@ def block_parameters(name: str, channels: int) -> int:
 
     widths, depths, bottleneck = {
         "resnet-small": ((32, 64, 128), (1, 1, 1), False),
+        "resnet18-narrow": ((16, 32, 64, 128), (2, 2, 2, 2), False),
         "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2), False),
         "resnet50": ((64, 128, 256, 512), (3, 4, 6, 3), True),
     }[name]

@@ -136,8 +136,14 @@ def resnet_small(channels: int = 3) -> ResNet:
     return ResNet(BasicBlock, stages, stem_stride=2, channels=channels)
 
 
+def resnet18_narrow(channels: int = 3) -> ResNet:
+    """ResNet-18 with the CIFAR stem and a quarter of its widths: 0.7 M parameters, 128 features, for two CPU cores."""
+    return ResNet(BasicBlock, _four_stages(2, 2, 2, 2, width=16), stem_stride=1, channels=channels)
+
+
 ENCODERS: dict[str, Callable[[int], ResNet]] = {
     "resnet-small": resnet_small,
+    "resnet18-narrow": resnet18_narrow,
     "resnet18": resnet18,
     "resnet50": resnet50,
 }
@@ -178,6 +184,6 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
-def _four_stages(*depths: int) -> list[Stage]:
-    widths, strides = (64, 128, 256, 512), (1, 2, 2, 2)
+def _four_stages(*depths: int, width: int = 64) -> list[Stage]:
+    widths, strides = (width, 2 * width, 4 * width, 8 * width), (1, 2, 2, 2)
     return [Stage(depth=d, width=w, stride=s) for d, w, s in zip(depths, widths, strides, strict=True)]
