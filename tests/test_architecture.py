@@ -20,7 +20,7 @@ PACKAGE = Path(crosstask.__file__).parent
 
 # A file imports from rooms above its own and from its own, never from below. A new room takes its place here.
 ROOMS = (
-    "errors", "files", "recipes", "config", "runtime", "data", "nets", "views", "losses", "tasks", "train",
+    "errors", "files", "recipes", "presets", "config", "runtime", "data", "nets", "views", "losses", "tasks", "train",
     "checkpoint", "methods", "bench", "report", "pipeline", "adapt", "testing", "console", "cli", "__main__",
 )  # fmt: skip
 

@@ -108,7 +108,9 @@ def test_time_is_that_of_the_updates_and_of_the_last_prediction():
 def test_a_score_is_made_of_labels_that_no_adapter_saw():
     seen, adapter = stream(), Counting()
     found = predict(adapter, seen, protocol("batch"), CPU)
-    fields = score(found, torch.zeros(10, 2), seen, protocol("batch"))
+    scores = score(found, torch.zeros(10, 2), seen, protocol("batch"))
+    fields = scores.pop("contrast")
+    assert not scores and fields["severity"] == 5
     said = found.logits[2].argmax(dim=1)
     assert fields["accuracy"] == pytest.approx((said == seen.images.labels).float().mean().item())
     assert fields["accuracy_before"] == fields["curve"]["0"] and set(fields["curve"]) == {"0", "1", "2"}
@@ -116,7 +118,7 @@ def test_a_score_is_made_of_labels_that_no_adapter_saw():
     assert all(x.dtype == torch.float32 and x.shape[1:] == (1, 16, 16) for x in adapter.seen)
     with pytest.raises(DataError, match="needs labels, and numbers has none"):
         unlabelled = stream()
-        object.__setattr__(unlabelled, "images", unlabelled.images.unlabelled())
+        object.__setattr__(unlabelled, "target", unlabelled.target.unlabelled())
         score(found, torch.zeros(10, 2), unlabelled, protocol("batch"))
 
 

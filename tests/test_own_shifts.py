@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crosstask import config
-from crosstask.bench.grid import check
+from crosstask.bench.cells import check
 from crosstask.data.corruptions import available, corrupt, own
 from crosstask.data.corruptions.own import code_hash, register, register_from
 from crosstask.data.images import ImageSet

@@ -70,7 +70,7 @@ def test_a_line_carries_the_fields_that_readers_rely_on() -> None:
         "images_per_second peak_memory_mb protocol checkpoint config versions device commit command"
     )
     assert set(promised.split()) <= asdict(a_record()).keys()
-    assert a_record().format == records.FORMAT == 1
+    assert a_record().format == records.FORMAT == 2
 
 
 @pytest.mark.parametrize("cut", [1, 7, 300])
@@ -118,8 +118,8 @@ def test_every_mistake_of_a_line_is_named_at_once(path: Path) -> None:
 
 def test_a_newer_format_says_so(path: Path) -> None:
     path.parent.mkdir()
-    path.write_text(json.dumps({"format": 2, "something": "new"}) + "\n")
-    with pytest.raises(DataError, match="format 2 is newer than this crosstask reads"):
+    path.write_text(json.dumps({"format": 3, "something": "new"}) + "\n")
+    with pytest.raises(DataError, match="format 3 is newer than this crosstask reads"):
         records.read(path)
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from crosstask import presets
 from crosstask.errors import ConfigError, UnknownName, did_you_mean
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -156,8 +157,11 @@ class Column:
 
     method: str
     """A name of `crosstask methods`."""
-    reset: Literal["batch", "corruption"] = "batch"
-    """Back to the source after every batch (episodic) or before every corruption (online)."""
+    reset: Literal["batch", "corruption", "never"] = "batch"
+    """Back to the source before every batch (episodic), before every corruption (online), or never (continual: the way
+    of streams on which nothing tells where the corruption changes)."""
+    predict: Literal["after", "before"] = "after"
+    """Whether a batch is predicted after the updates on it, or before them, so that they help later batches alone."""
     checkpoint: Kind | None = None
     """The model it starts from; by default the one the method needs."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -168,6 +172,8 @@ class Column:
 class Bench:
     """Which cells are measured: columns x corruptions x seeds."""
 
+    protocol: Literal["ets", "tent", "continual", "wild"] | None = None
+    """A published protocol, see `crosstask.presets`: it decides what it names, and all of it."""
     corruptions: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of corruptions; `clean` for the images as they are."""
     severity: Annotated[int, Field(ge=1, le=5)] = 5
@@ -180,9 +186,24 @@ class Bench:
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Each seed draws its own test images, noise and views."""
     images: Count = 256
-    """Test images a cell."""
+    """Test images under each corruption."""
     batch_size: Count = 128
-    """Test images a batch."""
+    """Test images that arrive at once."""
+    shift: Literal["constant", "mixed", "gradual", "continual"] = "constant"
+    """`constant`: a stream a corruption. Else one stream of all: see `crosstask.data.streams.StreamPlan`."""
+    delta: Positive | None = None
+    """None: classes come at random. A number: in clumps, the more so the smaller it is; 0.1 is usual."""
+    slots: Count | None = None
+    """Time slots over which `delta` spreads a class; by default as many as there are classes, 100 at most."""
+    rounds: Count = 1
+    """How often a `continual` or `gradual` stream goes through its corruptions."""
+    shuffled: bool = False
+    """Whether the seed orders the corruptions of a `continual` or `gradual` stream."""
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """None: the stream waits for the method. Else it brings a batch each 1 / rate forward passes, and what comes while
+    a method is still learning is predicted without learning from it (Alfarra et al., ICML 2024)."""
+    steps: Steps | None = None
+    """Updates on each batch, for every method that takes updates and whose column says nothing else."""
     curve: tuple[Steps, ...] = (0, 1, 3, 5, 10, 20)
     """Updates a batch after which a learning method is also scored."""
     columns: dict[str, Column]
@@ -233,6 +254,7 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
         raise ConfigError(f"the recipe {source} is not valid TOML: {error}") from error
     for override in overrides:
         _set(tree, override)
+    presets.apply(tree)
     recipe = validate(Recipe, tree, f"recipe {source}")
     shifts = {name: _from_folder(reference, Path(source).parent) for name, reference in recipe.bench.shifts.items()}
     return dataclasses.replace(recipe, bench=dataclasses.replace(recipe.bench, shifts=shifts))

@@ -24,36 +24,56 @@ class Predictions:
         logits: number of updates to float logits [N, K] on the CPU, in the stream's order.
         seconds: time inside the adapter, without the predictions that only the curve asks for.
         batches: how many batches there were.
+        missed: how many of them came too fast to be learned from.
     """
 
     logits: dict[int, Tensor]
     seconds: float
     batches: int
+    missed: int
 
 
-def predict(adapter: Adapter, stream: Stream, protocol: Protocol, device: torch.device) -> Predictions:
-    """Run an adapter over a stream without labels, from the source state, resetting as the protocol says."""
+def predict(
+    adapter: Adapter, stream: Stream, protocol: Protocol, device: torch.device, passes: float = 1
+) -> Predictions:
+    """Run an adapter over a stream without labels, from the source state, resetting as the protocol says.
+
+    Args:
+        passes: what the adapter costs on a batch, its prediction included, in forward passes; where the protocol has a
+            rate, batches that come meanwhile are predicted by the model as it was last adapted.
+    """
     points = sorted({0, *protocol.curve, protocol.steps})
     parts: dict[int, list[Tensor]] = {point: [] for point in points}
-    seconds, batches = 0.0, 0
+    seconds, batches, missed = 0.0, 0, 0
+    free = 0.0
     with runtime.autocast(device, protocol.precision):
         adapter.curve(runtime.to_unit_floats(next(stream.batches()), device), (0,))  # the first pass pays for set-up
     adapter.reset()
     for batch in stream.batches():
         x = runtime.to_unit_floats(batch, device)
-        with _Clock(adapter, device, len(points)) as clock, runtime.autocast(device, protocol.precision):
-            if protocol.reset == "batch":
+        arrives = batches / protocol.rate if protocol.rate else free
+        learns = arrives >= free - 1e-6
+        asked = points if learns else [0]
+        with _Clock(adapter, device, len(asked)) as clock, runtime.autocast(device, protocol.precision):
+            if protocol.reset == "batch" and learns:
                 adapter.reset()
-            curve = adapter.curve(x, points)
+            curve = adapter.curve(x, asked)
         seconds += clock.seconds
         batches += 1
-        for point, logits in curve.items():
-            parts[point].append(logits.float().cpu())
-    return Predictions(logits={p: torch.cat(part) for p, part in parts.items()}, seconds=seconds, batches=batches)
+        missed += not learns
+        free = arrives + passes if learns else free
+        for point in points:
+            parts[point].append(curve[point if learns else 0].float().cpu())
+    return Predictions(
+        logits={point: torch.cat(part) for point, part in parts.items()},
+        seconds=seconds,
+        batches=batches,
+        missed=missed,
+    )
 
 
-def score(predictions: Predictions, frozen: Tensor, stream: Stream, protocol: Protocol) -> dict[str, Any]:
-    """Compare predictions with the stream's labels; return the measured fields of a record.
+def score(predictions: Predictions, frozen: Tensor, stream: Stream, protocol: Protocol) -> dict[str, dict[str, Any]]:
+    """Compare predictions with the stream's labels; return, by corruption, the measured fields of a record.
 
     Args:
         frozen: the source model's logits [N, K] on the same images, for the shares of images that flip.
@@ -61,24 +81,41 @@ def score(predictions: Predictions, frozen: Tensor, stream: Stream, protocol: Pr
     Raises:
         DataError: the stream has no labels.
     """
-    labels = stream.images.labels
-    if labels is None:
-        raise DataError(f"a benchmark needs labels, and {stream.images.name} has none; use `crosstask adapt` instead")
-    curve = {step: metrics.accuracy(logits, labels) for step, logits in predictions.logits.items()}
-    final = predictions.logits[protocol.steps]
+    if stream.labels is None:
+        raise DataError(f"a benchmark needs labels, and {stream.target.name} has none; use `crosstask adapt` instead")
+    cost = {
+        "ms_per_batch": 1000 * predictions.seconds / predictions.batches,
+        "images_per_second": len(stream) / predictions.seconds,
+        "missed": predictions.missed / predictions.batches,
+    }
+    scores = {}
+    for name in dict.fromkeys(shift.corruption for shift in stream.shifts):
+        numbers = [number for number, shift in enumerate(stream.shifts) if shift.corruption == name]
+        rows = torch.isin(stream.shift_of, torch.tensor(numbers)).nonzero().flatten()
+        logits = {point: all_logits[rows] for point, all_logits in predictions.logits.items()}
+        severity = max(stream.shifts[number].severity for number in numbers)
+        scores[name] = {"severity": severity, **_figures(logits, frozen[rows], stream.labels[rows], protocol), **cost}
+    return scores
+
+
+def _figures(logits: dict[int, Tensor], frozen: Tensor, labels: Tensor, protocol: Protocol) -> dict[str, Any]:
+    """Return what is right and wrong about the predictions under one corruption."""
+    curve = {step: metrics.accuracy(answers, labels) for step, answers in logits.items()}
+    final = logits[protocol.scored]
+    right = final.argmax(dim=1) == labels
     to_wrong, to_right = metrics.flips(frozen, final, labels)
     return {
         "n": len(labels),
         "steps": protocol.steps,
-        "accuracy": curve[protocol.steps],
+        "accuracy": curve[protocol.scored],
         "accuracy_before": curve[0],
         "curve": {str(step): value for step, value in curve.items()},
+        "over_stream": metrics.over_stream(right),
+        "right": metrics.packed(right),
         "ece": metrics.expected_calibration_error(final, labels),
         "nll": metrics.negative_log_likelihood(final, labels),
         "right_to_wrong": to_wrong,
         "wrong_to_right": to_right,
-        "ms_per_batch": 1000 * predictions.seconds / predictions.batches,
-        "images_per_second": len(labels) / predictions.seconds,
     }
 
 

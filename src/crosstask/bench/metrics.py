@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,3 +35,14 @@ def flips(before: Tensor, after: Tensor, labels: Tensor) -> tuple[float, float]:
     to_wrong = (right_before & ~right_after).double().mean().item()
     to_right = (~right_before & right_after).double().mean().item()
     return to_wrong, to_right
+
+
+def over_stream(right: Tensor, windows: int = 20) -> list[float]:
+    """Return the accuracy over the stream: the share of `right`, bool [N] in order of arrival, in equal parts of it."""
+    parts = right.double().tensor_split(min(windows, len(right)))
+    return [round(part.mean().item(), 6) for part in parts]
+
+
+def packed(right: Tensor) -> str:
+    """Return bool [N] as the base64 of its bits, the first image in the highest bit; `records.unpacked` undoes it."""
+    return base64.b64encode(np.packbits(right.numpy()).tobytes()).decode()

@@ -5,13 +5,14 @@ A file of records loads into pandas in one call: `pandas.read_json("records.json
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import fcntl
 import json
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,7 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from crosstask.errors import DataError
 from crosstask.files import storage_errors, written_whole
 
-FORMAT = 1
+FORMAT = 2
 
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 NotNegative = Annotated[float, Field(strict=True, ge=0)]
@@ -41,19 +42,23 @@ class Record:
         label: the column it stands in; a recipe may run one method under several labels.
         dataset: as in `fashion-mnist`.
         corruption: its name, or `clean`.
-        severity: 1 to 5; 0 for clean images.
+        severity: 1 to 5, of a gradual stream the highest; 0 for clean images.
         seed: of the stream and of the method.
         steps: updates per batch at which `accuracy` is reported; 0 for methods that do not learn.
         n: images.
-        accuracy: share in 0..1 after `steps` updates.
+        accuracy: share in 0..1 of the predictions that the protocol counts: after `steps` updates, or before them.
         accuracy_before: share in 0..1: this method's own prediction before any update.
         curve: accuracy by number of updates; the keys are the numbers as text.
+        over_stream: accuracy in up to 20 equal parts of the stream, in order of arrival; None in format 1.
+        right: on which of the n images, in order of arrival, it is right: see `unpacked`; None in format 1.
         ece: expected calibration error in 0..1.
         nll: mean negative log-likelihood in nats.
         right_to_wrong, wrong_to_right: shares of the n images on which this method lost or gained against the
             frozen source model; None where no such model ran.
         ms_per_batch: milliseconds to adapt on one batch and predict it.
         images_per_second: the same cost seen from the other side.
+        forwards, backwards: passes of an image through the network, its prediction included; None in format 1.
+        missed: the share of batches that came while the method was still learning; None in format 1.
         peak_memory_mb: the most memory held, in MB.
         protocol: what makes two numbers comparable: reset, batch_size, n, stream, steps ...
         checkpoint: hash or path of the checkpoint that was adapted.
@@ -79,12 +84,17 @@ class Record:
     accuracy: Share
     accuracy_before: Share
     curve: dict[Annotated[str, Field(pattern=r"^\d+$")], Share]
+    over_stream: list[Share] | None = None
+    right: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")] | None = None
     ece: Share
     nll: NotNegative
     right_to_wrong: Share | None
     wrong_to_right: Share | None
     ms_per_batch: NotNegative
     images_per_second: NotNegative
+    forwards: NotNegative | None = None
+    backwards: NotNegative | None = None
+    missed: Share | None = None
     peak_memory_mb: NotNegative
     protocol: dict[str, Any]
     checkpoint: str
@@ -99,8 +109,16 @@ class Record:
 _SCHEMA = TypeAdapter(Record)
 
 
-def append(path: Path, record: Record) -> None:
-    """Add `record` to the file at `path` as one whole line that is on the disk when this returns.
+def unpacked(record: Record) -> list[bool] | None:
+    """Return on which of its n images, in order of arrival, a record is right; None if it does not say."""
+    if record.right is None:
+        return None
+    bits = "".join(f"{byte:08b}" for byte in base64.b64decode(record.right))
+    return [bit == "1" for bit in bits[: record.n]]
+
+
+def append(path: Path, *records: Record) -> None:
+    """Add `records` to the file at `path` as whole lines, all or none, that are on the disk when this returns.
 
     A line that a killed process left unfinished is cut off first. Several processes may append to one file.
 
@@ -109,13 +127,13 @@ def append(path: Path, record: Record) -> None:
         StorageError: the disk refuses; the file is as it was.
     """
     path = Path(path)
-    line = _line(record)
+    lines = b"".join(_line(record) for record in records)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path) as descriptor:
             end = _end_of_whole_lines(descriptor)
             os.ftruncate(descriptor, end)
-            _write_whole(descriptor, line, end)
+            _write_whole(descriptor, lines, end)
 
 
 def read(path: Path) -> list[Record]:
@@ -190,10 +208,10 @@ def _end_of_whole_lines(descriptor: int) -> int:
     return 0
 
 
-def _write_whole(descriptor: int, line: bytes, end: int) -> None:
-    """Write `line` in one call and flush it to the disk, or leave the file as long as it was."""
+def _write_whole(descriptor: int, lines: bytes, end: int) -> None:
+    """Write `lines` in one call and flush them to the disk, or leave the file as long as it was."""
     try:
-        if os.write(descriptor, line) < len(line):
+        if os.write(descriptor, lines) < len(lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(descriptor)
     except OSError:
@@ -221,8 +239,9 @@ def _refuse_constant(name: str) -> NoReturn:
 def _check(values: dict[str, Any], where: str) -> Record:
     """Return `values` as a record, or raise a `DataError` that names every mistake at once."""
     names = [field.name for field in fields(Record)]
+    needed = [field.name for field in fields(Record) if field.default is MISSING or field.name == "format"]
     mistakes = [
-        *_listed("missing", [name for name in names if name not in values]),
+        *_listed("missing", [name for name in needed if name not in values]),
         *_listed("unknown", [name for name in values if name not in names]),
     ]
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from crosstask import report
-from crosstask.bench.grid import check
+from crosstask.bench.cells import check
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import JointKind
 from crosstask.data.images import ImageSet, check_same_kind

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from crosstask import runtime
 from crosstask.bench import examples, records
-from crosstask.bench.grid import Grid, cells, is_shown, measure, missing, work
+from crosstask.bench.cells import Grid, cells, is_shown, missing, work
+from crosstask.bench.grid import measure
 from crosstask.checkpoint import Checkpoint
 from crosstask.data.images import ImageSet
 from crosstask.errors import CheckpointError
@@ -29,21 +31,23 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
         precision=runtime.resolve_precision(experiment.device, recipe.precision),
         command=experiment.command,
     )
-    wanted = {cell.key for cell in cells(grid) if is_shown(grid, cell)}
+    wanted = {cell.keys[0] for cell in cells(grid) if is_shown(grid, cell)}
     experiment.open()
     kept = examples.prune(shown, wanted)
-    unrecorded = {cell.key for cell in missing(grid, path)}
-    todo = [cell for cell in cells(grid) if cell.key in unrecorded | (wanted - kept.keys())]
+    unrecorded = {cell.keys[0] for cell in missing(grid, path)}
+    todo = [cell for cell in cells(grid) if cell.keys[0] in unrecorded | (wanted - kept.keys())]
     total, done = sum(work(cell) for cell in todo), 0
     started = time.monotonic()
     for measured in measure(grid, todo):
         if measured.example:
-            kept[measured.cell.key] = measured.example
+            kept[measured.cell.keys[0]] = measured.example
             examples.keep(shown, kept)
-        if measured.cell.key in unrecorded:
-            records.append(path, measured.record)
+        if measured.cell.keys[0] in unrecorded:
+            records.append(path, *measured.records)
         cell, done = measured.cell, done + work(measured.cell)
-        note = f"{cell.label} {cell.corruption} seed {cell.seed}: {measured.record.accuracy:.1%}"
+        accuracy = statistics.fmean(record.accuracy for record in measured.records)
+        name = cell.corruptions[0] if len(cell.corruptions) == 1 else cell.protocol.shift
+        note = f"{cell.label} {name} seed {cell.seed}: {accuracy:.1%}"
         experiment.narrator.progress("bench", done, total, note)
     if todo:
         experiment.say(f"bench: {len(todo)} cells measured in {time.monotonic() - started:.0f} s")

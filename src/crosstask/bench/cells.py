@@ -1,0 +1,220 @@
+"""Which numbers are to be: columns x corruptions x seeds, each named by the hash of all that determines it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from crosstask.bench import records
+from crosstask.bench.protocol import Protocol
+from crosstask.checkpoint import Checkpoint
+from crosstask.config import Bench, Column, digest
+from crosstask.data.corruptions.frost_sheets import texture
+from crosstask.data.corruptions.own import code_hash, register_from
+from crosstask.data.images import ImageSet, check_same_kind
+from crosstask.data.severities import CLEAN
+from crosstask.data.streams import StreamPlan, build_stream
+from crosstask.errors import ConfigError, DataError
+from crosstask.methods import check_arguments, find
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is measured, on what, with what.
+
+    Attributes:
+        bench: columns, corruptions, seeds and the protocol.
+        images: the labelled target images.
+        checkpoints: by kind, each that a column starts from.
+        device, precision: where the networks run, and whether in `float32` or `bfloat16`.
+        command: that makes these records again.
+    """
+
+    bench: Bench
+    images: ImageSet
+    checkpoints: dict[str, Checkpoint]
+    device: torch.device
+    precision: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is measured in one go: a column on a stream with a seed.
+
+    Attributes:
+        corruptions: the stream's: one, or all where they come in one stream.
+        keys: the content hash of what determines the numbers under each of them.
+        passes: expected work on a batch in forward passes.
+    """
+
+    label: str
+    column: Column
+    corruptions: tuple[str, ...]
+    seed: int
+    protocol: Protocol
+    checkpoint: Checkpoint
+    keys: tuple[str, ...]
+    passes: int
+
+    @property
+    def stream(self) -> tuple[int, tuple[str, ...]]:
+        """What cells on the same stream have in common."""
+        return self.seed, self.corruptions
+
+
+def check(bench: Bench, images: ImageSet) -> None:
+    """Register the shifts of one's own; raise for what is unknown or unfit before anything long begins."""
+    if images.labels is None:
+        raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
+    for label, column in bench.columns.items():
+        _check_reset(bench, label, column)
+        check_arguments(column.method, column.arguments)
+        method = find(column.method)
+        own = (None, method.needs, *_STAND_INS.get(column.method, ()))
+        if column.checkpoint not in own and (method.needs != "supervised" or column.checkpoint == "self-supervised"):
+            raise ConfigError(
+                f"{column.method} needs the checkpoint {method.needs!r}; take checkpoint = {column.checkpoint!r} away"
+            )
+    if "source" not in {column.method for column in bench.columns.values()}:
+        raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")
+    for name, reference in bench.shifts.items():
+        register_from(name, reference)
+    for corruptions in streams(bench):
+        build_stream(images, plan(bench, corruptions, bench.seeds[0]))
+
+
+def _check_reset(bench: Bench, label: str, column: Column) -> None:
+    """Refuse a reset that the stream gives no sign for, or that is another by name only."""
+    unfit = "never" if bench.shift == "constant" else "corruption"
+    if column.reset == unfit:
+        fit = "reset = 'corruption'" if unfit == "never" else "reset = 'never' or 'batch'"
+        raise ConfigError(
+            f"column {label!r} has reset = {unfit!r}, and on a {bench.shift} stream nothing is like that: "
+            f"{'each corruption is a stream of its own' if unfit == 'never' else 'nothing tells where it changes'}; "
+            f"say {fit}"
+        )
+
+
+_STAND_INS = {"cta": ("joint",)}
+"""Checkpoints that a method takes besides its own: CTA without the alignment, on SimCLR beside the classifier."""
+
+
+def cells(grid: Grid) -> list[Cell]:
+    """List all cells; the columns of one stream stand together."""
+    check(grid.bench, grid.images)
+    for checkpoint in grid.checkpoints.values():
+        check_same_kind(grid.images, checkpoint.image_shape, checkpoint.class_names)
+    return [
+        _cell(grid, label, column, corruptions, seed)
+        for seed in grid.bench.seeds
+        for corruptions in streams(grid.bench)
+        for label, column in grid.bench.columns.items()
+    ]
+
+
+def missing(grid: Grid, path: Path) -> list[Cell]:
+    """List the cells that lack a record in the file at `path`.
+
+    Records of other cells, as after a change of settings, are first moved to `superseded.jsonl` beside it.
+    """
+    wanted = cells(grid)
+    if not path.exists():
+        return wanted
+    records.set_aside(path, {key for cell in wanted for key in cell.keys}, path.with_name("superseded.jsonl"))
+    found = {record.key for record in records.read(path)}
+    return [cell for cell in wanted if not found.issuperset(cell.keys)]
+
+
+def work(cell: Cell) -> int:
+    """Return a cell's expected work in forward passes of a batch, to tell the time that is left."""
+    batches = -(-cell.protocol.n * len(cell.corruptions) // cell.protocol.batch_size)
+    return round(batches * cell.passes)
+
+
+def is_shown(grid: Grid, cell: Cell) -> bool:
+    """Say whether the report shows an example image of this cell: of the first column of CTA, on the first seed.
+
+    Not of streams of several corruptions, where one image would have to stand for all.
+    """
+    columns = grid.bench.columns.items()
+    ours = [label for label, column in columns if column.method == "cta" and column.checkpoint in (None, "aligned")]
+    return cell.label in ours[:1] and cell.seed == grid.bench.seeds[0] and grid.bench.shift == "constant"
+
+
+def streams(bench: Bench) -> list[tuple[str, ...]]:
+    """List the corruptions of each stream: one each, or all of them in one."""
+    if bench.shift != "constant":
+        return [bench.corruptions]
+    return [(name,) for name in dict.fromkeys(bench.corruptions)]
+
+
+def plan(bench: Bench, corruptions: tuple[str, ...], seed: int) -> StreamPlan:
+    """Return the plan of the stream of these corruptions and a seed."""
+    return StreamPlan(
+        shift=bench.shift,
+        corruptions=corruptions,
+        severity=0 if set(corruptions) == {CLEAN} else bench.severity,
+        count=bench.images * (len(corruptions) if bench.shift == "mixed" else 1),
+        batch_size=bench.batch_size,
+        seed=seed,
+        delta=bench.delta,
+        slots=bench.slots,
+        rounds=bench.rounds,
+        shuffled=bench.shuffled,
+        table=bench.table,
+    )
+
+
+def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], seed: int) -> Cell:
+    bench, method = grid.bench, find(column.method)
+    model = column.checkpoint or method.needs
+    steps = _steps(bench, column)
+    protocol = Protocol(
+        preset=bench.protocol,
+        model=model,
+        reset=column.reset,
+        predict=column.predict,
+        stream="iid" if bench.delta is None else "clumped",
+        delta=bench.delta,
+        slots=bench.slots,
+        shift=bench.shift,
+        sequence=() if bench.shift == "constant" else corruptions,
+        rounds=bench.rounds,
+        shuffled=bench.shuffled,
+        batch_size=bench.batch_size,
+        rate=bench.rate,
+        n=bench.images,
+        steps=steps,
+        curve=tuple(sorted({0, steps, *(point for point in bench.curve if point <= steps)})),
+        precision=grid.precision,
+        table=bench.table,
+        frost=texture() if "frost" in bench.corruptions else None,
+    )
+    checkpoint = grid.checkpoints[model]
+    own_code = [code for corruption in corruptions if (code := code_hash(corruption))]
+    keys = [
+        digest(
+            column, protocol.to_dict(), corruption, bench.severity, seed, grid.device.type, checkpoint.weights_hash,
+            grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label, *own_code,
+        )
+        for corruption in dict.fromkeys(corruptions)
+    ]  # fmt: skip
+    return Cell(
+        label=label,
+        column=column,
+        corruptions=corruptions,
+        seed=seed,
+        protocol=protocol,
+        checkpoint=checkpoint,
+        keys=tuple(keys),
+        passes=1 + (method.forward + 2 * method.backward) * steps,
+    )
+
+
+def _steps(bench: Bench, column: Column) -> int:
+    """Return the updates on each batch: the column's, the bench's where the method takes any, or its own."""
+    usual = find(column.method).defaults.get("steps", 0)
+    return int(column.arguments.get("steps", usual if bench.steps is None or not usual else bench.steps))
