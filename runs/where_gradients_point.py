@@ -2,11 +2,12 @@
 
     python runs/where_gradients_point.py CHECKPOINTS [LABEL=METHOD ...]
 
-For each method: the cosine between the gradient of its first update and that of the cross-entropy with the true labels,
-on the same batch and over the parameters that it moves, under the batch's own statistics. Above zero its update makes the
-labels more likely, below zero less; near zero little is to be had from it, at any step size. Mean over five corruptions at
-severity 5, eight batches of 128 each, and two standard errors over the batches. Labels are used for this diagnosis alone:
-nothing is chosen by it. About two minutes on two CPU cores; CIFAR-10 from $CROSSTASK_DATA or the cache.
+For each method: the cosine between the gradient of its first update and that of the cross-entropy with the true
+labels, on the same batch and over the parameters that it moves, under the batch's own statistics. Above zero its
+update makes the labels more likely, below zero less; near zero little is to be had from it, at any step size. Mean
+over five corruptions at severity 5, eight batches of 128 each, and two standard errors over the batches. Labels are
+used for this diagnosis alone: nothing is chosen by it. About two minutes on two CPU cores; CIFAR-10 from
+$CROSSTASK_DATA or the cache.
 """
 
 from __future__ import annotations
