@@ -49,6 +49,7 @@ class Checkpoint:
         metrics: figures measured when it was made, as `clean_accuracy`, a share in 0..1.
         parents: kind of each parent checkpoint to the SHA-256 of its weights.
         weights_hash: SHA-256 of its own `model.safetensors`; empty before it is saved.
+        folder: where it was loaded from; None if it was not.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     weights_hash: str = ""
+    folder: Path | None = None
 
     @property
     def classifier(self) -> Classifier:
@@ -157,6 +159,7 @@ def load(
         metrics=about["metrics"],
         parents=about["parents"],
         weights_hash=found,
+        folder=folder.resolve(),
     )
 
 

@@ -16,6 +16,7 @@ from crosstask.console import ConsoleNarrator
 from crosstask.errors import ConfigError, CrosstaskError
 
 if TYPE_CHECKING:
+    from crosstask.executors import Executor
     from crosstask.pipeline import Experiment
 
 app = typer.Typer(
@@ -31,6 +32,10 @@ RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or t
 Out = Annotated[Path | None, typer.Option(help="The run folder; out/RECIPE by default.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, as --set align.epochs=3.")]
 DataDir = Annotated[Path | None, typer.Option(help="A folder that already holds the data set's files.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Who measures the cells: inline (this process), processes, ray or slurm.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="How many measure at once; one a processor by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 _FEW = 16
@@ -51,12 +56,21 @@ def crosstask(
 
 
 @app.command()
-def run(recipe: RecipeName, out: Out = None, set_: Sets = None, data_dir: DataDir = None) -> None:
+def run(
+    recipe: RecipeName,
+    out: Out = None,
+    set_: Sets = None,
+    data_dir: DataDir = None,
+    executor: ExecutorName = "inline",
+    workers: Workers = None,
+) -> None:
     """Run a recipe from images to report: pretrain, align, bench, report. Goes on where it stopped."""
     from crosstask import pipeline
+    from crosstask.executors import Executor
 
     with ConsoleNarrator() as narrator:
-        report = pipeline.run_recipe(_experiment(recipe, out, set_, data_dir, narrator))
+        who = Executor(name=executor, workers=workers)
+        report = pipeline.run_recipe(_experiment(recipe, out, set_, data_dir, narrator, executor=who))
     _show(report.parent)
 
 
@@ -109,12 +123,16 @@ def bench(
     data_dir: DataDir = None,
     supervised: Annotated[Path | None, typer.Option(help="The classifier's checkpoint; the run folder's own.")] = None,
     aligned: Annotated[Path | None, typer.Option(help="The aligned checkpoint; the run folder's own.")] = None,
+    executor: ExecutorName = "inline",
+    workers: Workers = None,
 ) -> None:
     """Stage 3: adapt and score every column of the recipe under every corruption."""
     from crosstask import checkpoint, pipeline
+    from crosstask.executors import Executor
 
     with ConsoleNarrator() as narrator:
-        experiment = _experiment(recipe, out, set_, data_dir, narrator)
+        who = Executor(name=executor, workers=workers)
+        experiment = _experiment(recipe, out, set_, data_dir, narrator, executor=who)
         given = {pipeline.SUPERVISED: supervised, pipeline.ALIGNED: aligned}
         kinds = pipeline.needed(experiment.recipe)
         family = {str(kind): checkpoint.load(given.get(kind) or experiment.path(kind)) for kind in kinds}
@@ -320,7 +338,12 @@ def main() -> None:
 
 
 def _experiment(
-    recipe: str, out: Path | None, sets: list[str] | None, data_dir: Path | None, narrator: ConsoleNarrator
+    recipe: str,
+    out: Path | None,
+    sets: list[str] | None,
+    data_dir: Path | None,
+    narrator: ConsoleNarrator,
+    **options: Executor,
 ) -> Experiment:
     from crosstask import config, pipeline
 
@@ -330,7 +353,7 @@ def _experiment(
     loaded = config.load_recipe(recipe, overrides)
     command = shlex.join(["crosstask", *sys.argv[1:]])
     folder = out or Path("out") / loaded.name
-    return pipeline.Experiment(recipe=loaded, folder=folder, command=command, narrator=narrator)
+    return pipeline.Experiment(recipe=loaded, folder=folder, command=command, narrator=narrator, **options)
 
 
 def _pair(setting: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@
     ├── CheckpointError    a checkpoint is missing, damaged, of another format or architecture
     ├── AdapterError       an adapter was asked for something it cannot do
     ├── TrainingError      a training run cannot go on, as when its loss is no longer finite
+    ├── WorkerLost         a process that measured for us died, again and again
     └── StorageError       the disk is full, read-only or otherwise refuses
 
 A message says what was expected, what came, and what to do. The command line prints it alone, without a
@@ -48,6 +49,10 @@ class TrainingError(CrosstaskError):
     """A training run cannot go on, as when its loss is no longer finite."""
 
 
+class WorkerLost(CrosstaskError):
+    """A process that measured for us died, again and again."""
+
+
 class StorageError(CrosstaskError):
     """The disk is full, read-only or otherwise refuses."""
 
@@ -58,6 +63,9 @@ class UnknownName(ConfigError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, self.known)} Known: {', '.join(self.known)}")
+
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        return type(self), (self.kind, self.name, self.known)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -49,7 +49,7 @@ def check_writable(path: Path) -> None:
             raise StorageError(f"cannot write {path}: it is no ordinary file; choose another place")
         made = [parent for parent in path.absolute().parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial = path.with_name(_own_name(path, "tmp"))
+        trial = path.with_name(own_name(path, "tmp"))
         trial.touch()
         trial.unlink()
         for parent in made:
@@ -63,7 +63,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Two processes may write the same path at once: each has its own temporary file and the last rename wins.
     """
     path = Path(path)
-    temporary = path.with_name(_own_name(path, "tmp"))
+    temporary = path.with_name(own_name(path, "tmp"))
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -78,7 +78,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place, on failure it vanishes."""
     path = Path(path)
-    temporary, replaced = path.with_name(_own_name(path, "tmp")), path.with_name(_own_name(path, "old"))
+    temporary, replaced = path.with_name(own_name(path, "tmp")), path.with_name(own_name(path, "old"))
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -129,7 +129,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _own_name(path: Path, kind: str) -> str:
+def own_name(path: Path, kind: str) -> str:
     """Return a name for beside `path` that no other living process uses; `sweep` knows it."""
     return f".{path.name}.{platform.node()}-{os.getpid()}.{kind}"
 

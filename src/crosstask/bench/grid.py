@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from crosstask import runtime
@@ -27,17 +26,26 @@ class Measured:
     example: dict[str, Any] | None
 
 
-def measure(grid: Grid, todo: list[Cell]) -> Iterator[Measured]:
-    """Measure cells one after the other, drawing each stream once."""
-    stream: Stream | None = None
-    frozen = torch.empty(0)
-    drawn: tuple[int, tuple[str, ...]] | None = None
-    for cell in todo:
-        if stream is None or drawn != cell.stream:
-            plan_of_cell = plan(grid.bench, cell.corruptions, cell.seed)
-            stream, drawn = build_stream(grid.images, plan_of_cell), cell.stream
-            frozen = _frozen(grid, stream)
-        yield _measure(grid, cell, stream, frozen)
+class Meter:
+    """Measures the cells of a grid that it is called with; cells of one stream in a row have it drawn once."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._drawn: tuple[int, tuple[str, ...]] | None = None
+
+    def __call__(self, cell: Cell) -> Measured:
+        """Measure a cell."""
+        if self._drawn != cell.stream:
+            self._drawn = None
+            self._stream = build_stream(self.grid.images, plan(self.grid.bench, cell.corruptions, cell.seed))
+            self._frozen = _frozen(self.grid, self._stream)
+            self._drawn = cell.stream
+        return _measure(self.grid, cell, self._stream, self._frozen)
+
+
+def measure(grid: Grid, todo: Iterable[Cell]) -> Iterator[Measured]:
+    """Measure cells one after the other."""
+    return map(Meter(grid), todo)
 
 
 def adapter_of(grid: Grid, cell: Cell) -> Adapter:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -170,6 +170,22 @@ def set_aside(path: Path, wanted: Collection[str], aside: Path) -> None:
                 append(aside, record)
         with written_whole(path) as temporary:
             temporary.write_bytes(b"".join(_line(record) for record in found if record.key in wanted))
+
+
+def arrange(path: Path, keys: Sequence[str]) -> None:
+    """Bring the records of the file at `path` into the order of `keys`, others behind them.
+
+    Raises:
+        StorageError: the disk refuses; the file is as it was.
+    """
+    place = {key: number for number, key in enumerate(keys)}
+    with storage_errors(path), _locked(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+        pairs = zip(read(path), lines, strict=False)
+        ordered = [line for _, line in sorted(pairs, key=lambda pair: place.get(pair[0].key, len(place)))]
+        if ordered != lines:
+            with written_whole(path) as temporary:
+                temporary.write_bytes(b"".join(ordered))
 
 
 @contextlib.contextmanager

@@ -211,9 +211,14 @@ def load_corrupted(
     return _image_set(path.resolve().name, open_corrupted(path).read(corruption, severity))
 
 
+def is_known(spec: str | Path) -> bool:
+    """Tell whether `load_images(spec)` takes `spec` for the name of a known data set, and not for a path."""
+    return isinstance(spec, str) and spec in KNOWN
+
+
 def is_divided(spec: str | Path) -> bool:
     """Tell whether `load_images(spec)` needs a split: a known name, or a path that is divided into splits."""
-    return (isinstance(spec, str) and spec in KNOWN) or sources.is_divided(Path(spec).expanduser())
+    return is_known(spec) or sources.is_divided(Path(spec).expanduser())
 
 
 def _known_images(name: str, split: str | None, data_dir: str | Path | None, report: Report | None) -> ImageSet:

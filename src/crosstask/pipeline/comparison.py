@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
+from collections.abc import Generator
+from typing import Any
 
 from crosstask import runtime
 from crosstask.bench import examples, records
-from crosstask.bench.cells import Grid, cells, is_shown, missing, work
-from crosstask.bench.grid import measure
+from crosstask.bench.cells import Cell, Grid, cells, is_shown, missing, work
 from crosstask.checkpoint import Checkpoint
 from crosstask.data.images import ImageSet
 from crosstask.errors import CheckpointError
 from crosstask.pipeline.experiment import SUPERVISED, Experiment
+from crosstask.pipeline.units import Measuring, plan, units
 
 
 def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str, Checkpoint]) -> None:
@@ -31,28 +34,43 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
         precision=runtime.resolve_precision(experiment.device, recipe.precision),
         command=experiment.command,
     )
-    wanted = {cell.keys[0] for cell in cells(grid) if is_shown(grid, cell)}
+    wanted = [cell.keys[0] for cell in cells(grid) if is_shown(grid, cell)]
     experiment.open()
     kept = examples.prune(shown, wanted)
     unrecorded = {cell.keys[0] for cell in missing(grid, path)}
-    todo = [cell for cell in cells(grid) if cell.keys[0] in unrecorded | (wanted - kept.keys())]
-    total, done = sum(work(cell) for cell in todo), 0
-    started = time.monotonic()
-    for measured in measure(grid, todo):
-        if measured.example:
-            kept[measured.cell.keys[0]] = measured.example
-            examples.keep(shown, kept)
-        if measured.cell.keys[0] in unrecorded:
-            records.append(path, *measured.records)
-        cell, done = measured.cell, done + work(measured.cell)
-        accuracy = statistics.fmean(record.accuracy for record in measured.records)
-        name = cell.corruptions[0] if len(cell.corruptions) == 1 else cell.protocol.shift
-        note = f"{cell.label} {name} seed {cell.seed}: {accuracy:.1%}"
-        experiment.narrator.progress("bench", done, total, note)
-    if todo:
-        experiment.say(f"bench: {len(todo)} cells measured in {time.monotonic() - started:.0f} s")
-    else:
+    todo = [cell for cell in cells(grid) if cell.keys[0] in unrecorded or cell.keys[0] in {*wanted} - kept.keys()]
+    if not todo:
         experiment.say(f"bench: found all {len(cells(grid))} cells in {path}")
+        return
+    with contextlib.closing(_measured(experiment, grid, todo)) as measured:
+        for cell, made, example in measured:
+            if example:
+                kept[cell.keys[0]] = example
+                examples.keep(shown, {key: kept[key] for key in wanted if key in kept})
+            if cell.keys[0] in unrecorded:
+                records.append(path, *made)
+    records.arrange(path, [key for cell in cells(grid) for key in cell.keys])
+
+
+def _measured(experiment: Experiment, grid: Grid, todo: list[Cell]) -> Generator[_Made, None, None]:
+    """Yield the cells with their records and examples as the experiment's executor measures them; tell how it goes."""
+    by_key = {cell.keys[0]: cell for cell in todo}
+    total, done = sum(map(work, todo)), 0
+    started = time.monotonic()
+    with experiment.executor.crew(experiment.folder, gpu=grid.device.type == "cuda") as crew:
+        opened = (lambda: grid) if crew.threads is None else plan(grid, experiment.recipe, crew.threads).open
+        with contextlib.closing(crew.run(Measuring(opened), units(todo, crew.workers))) as results:
+            for item, (made, example) in results:
+                cell = by_key[item.key]
+                yield cell, made, example
+                done += work(cell)
+                accuracy = statistics.fmean(record.accuracy for record in made)
+                experiment.narrator.progress("bench", done, total, f"{item}: {accuracy:.1%}")
+        seconds = time.monotonic() - started
+        experiment.say(f"bench: {len(todo)} cells measured in {seconds:.0f} s ({crew.about})")
+
+
+_Made = tuple[Cell, tuple[records.Record, ...], dict[str, Any] | None]
 
 
 def _check_family(family: dict[str, Checkpoint]) -> None:

@@ -15,6 +15,7 @@ from crosstask import config, runtime
 from crosstask.config import Auxiliary, JointKind, Kind, Recipe
 from crosstask.data.images import ImageSet, is_divided, load_images
 from crosstask.errors import ConfigError, UnknownName
+from crosstask.executors import Executor
 from crosstask.files import storage_errors, sweep, write_text
 from crosstask.methods import find
 from crosstask.nets.encoders import ENCODERS
@@ -49,12 +50,13 @@ class Silent:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A recipe, its run folder, and whoever wants to hear of it."""
+    """A recipe, its run folder, whoever wants to hear of it, and who measures its cells."""
 
     recipe: Recipe
     folder: Path
     command: str
     narrator: Narrator = field(default_factory=Silent)
+    executor: Executor = field(default_factory=Executor)
 
     def __post_init__(self) -> None:
         for kind, name, known in (
