@@ -15,6 +15,7 @@ from crosstask.bench.benchmark import predict, score
 from crosstask.bench.cells import Cell, Grid, is_shown, plan
 from crosstask.bench.protocol import Protocol
 from crosstask.data.streams import Stream, build_stream
+from crosstask.errors import AdapterError
 from crosstask.methods import Adapter, Source, find, make_adapter
 
 
@@ -28,7 +29,11 @@ class Measured:
 
 
 def measure(grid: Grid, todo: list[Cell]) -> Iterator[Measured]:
-    """Measure cells one after the other, drawing each stream once."""
+    """Measure cells one after the other, drawing each stream once.
+
+    Raises:
+        AdapterError: an adapter refuses, or its predictions are not finite.
+    """
     stream: Stream | None = None
     frozen = torch.empty(0)
     drawn: tuple[int, tuple[str, ...]] | None = None
@@ -71,6 +76,12 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured
     runtime.forget_peak_memory(grid.device)
     adapter = adapter_of(grid, cell)
     predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes)
+    final = predictions.logits[cell.protocol.scored]
+    if not final.isfinite().all():
+        raise AdapterError(
+            f"column {cell.label!r} ended in predictions that are not finite on {stream.corruption}, seed {cell.seed}; "
+            "lower its learning rate or its steps"
+        )
     method, steps = find(cell.column.method), cell.protocol.steps
     arguments = method.defaults | cell.column.arguments
     arguments |= {name: value for name, value in (("steps", steps), ("seed", adapter.seed)) if name in arguments}
@@ -96,7 +107,6 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured
         for place, name in enumerate(dict.fromkeys(cell.corruptions))
         for fields in (scores[name],)
     ]
-    final = predictions.logits[cell.protocol.scored]
     example = examples.pick(stream, frozen, final) if is_shown(grid, cell) else None
     return Measured(cell=cell, records=tuple(made), example=example)
 

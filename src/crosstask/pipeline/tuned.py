@@ -94,8 +94,8 @@ class Tuned:
             columns[label] = with_arguments(columns[label], choice.chosen.steps, choice.chosen.learning_rate)
         return replace(bench, columns=columns)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a row of texts a column, for a table."""
+    def rows(self) -> list[dict[str, str]]:
+        """Return a row of texts a column, for a table: accuracies in per cent."""
         return [_row(label, choice) for label, choice in self.columns.items()]
 
 
@@ -182,24 +182,20 @@ def read(path: Path) -> Tuned | None:
     return config.validate(Tuned, tree, str(path))
 
 
-def _row(label: str, choice: Choice) -> dict[str, Any]:
-    def told(one: Scored | None) -> str:
-        return f"{100 * one.accuracy:.1f}" if one else "\N{EN DASH}"
-
-    def setting(one: Scored | None) -> str:
-        return f"{one.steps} x {one.learning_rate:g}" if one else "\N{EN DASH}"
-
-    low, high = choice.chosen.interval
+def _row(label: str, choice: Choice) -> dict[str, str]:
+    chosen, next_best, given = choice.chosen, choice.runner_up, choice.as_given
+    low, high = chosen.interval
+    nothing = "\N{EN DASH}"
     return {
         "column": label,
-        "steps": choice.chosen.steps,
-        "learning rate": f"{choice.chosen.learning_rate:g}",
-        "accuracy %": told(choice.chosen),
-        "95 % interval": f"{100 * low:.1f} to {100 * high:.1f}",
-        "as given": told(choice.as_given),
-        "runner-up": setting(choice.runner_up),
-        "its accuracy %": told(choice.runner_up),
-        "lost": choice.lost,
+        "steps": str(chosen.steps),
+        "rate": f"{chosen.learning_rate:g}",
+        "accuracy": f"{100 * chosen.accuracy:.1f}",
+        "95 %": f"{100 * low:.1f}\N{EN DASH}{100 * high:.1f}",
+        "as given": f"{100 * given.accuracy:.1f}" if given else nothing,
+        "runner-up": f"{100 * next_best.accuracy:.1f}, {next_best.steps} x {next_best.learning_rate:g}"
+        if next_best
+        else nothing,
     }
 
 
