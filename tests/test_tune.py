@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 import tomllib
 import warnings
 from pathlib import Path
@@ -27,7 +29,8 @@ from crosstask.methods import METHODS, Method, make_adapter
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.state import RefusedUpdate
 from crosstask.pipeline import tuned, tuning
-from test_pipeline import RECIPE, stripes
+from crosstask.report.summary import summarise
+from test_pipeline import ONE_THREAD, RECIPE, names, numbers, stripes
 
 
 def worth(learned: int, rate: float) -> float:
@@ -241,7 +244,12 @@ def test_what_was_chosen_is_found_and_chosen_anew_under_other_settings(
     world: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = choose(tmp_path, world, recipe())
-    for changed in (recipe(steps=[1, 2]), recipe(seeds=[0]), recipe(bench={"batch_size": 8})):
+    for changed in (
+        recipe(steps=[1, 2]),
+        recipe(seeds=[0]),
+        recipe(bench={"batch_size": 8}),
+        recipe(bench={"steps": 3}),
+    ):
         assert choose(tmp_path, world, changed).key != first.key
     assert choose(tmp_path, world, recipe()) == first
     monkeypatch.setattr(tuning, "measure", lambda *_: pytest.fail("measured again"))
@@ -331,6 +339,14 @@ def test_labels_and_a_table_of_trials_are_needed(world: dict[str, Checkpoint]) -
     bare = dataclasses.replace(recipe(), tune=None)
     with pytest.raises(ConfigError, match=r"has no \[tune\].*add one, as with --set tune.criterion=held-out"):
         tuning.check_tuning(bare, images())
+
+
+def test_a_column_is_not_chosen_in_two_ways(world: dict[str, Checkpoint], tmp_path: Path) -> None:
+    choose(tmp_path, world, recipe())
+    first, second = [r for r in records.read(tmp_path / "tune" / "records.jsonl") if r.label == "source"]
+    other = dataclasses.replace(second, protocol=second.protocol | {"chosen": "clean"})
+    with pytest.raises(DataError, match=r"mixes two protocols.*chosen: 'recipe' and 'clean'"):
+        summarise([first, other])
 
 
 def test_trials_follow_the_recipes_protocol_and_touch_none_of_its_corruptions() -> None:
@@ -475,3 +491,15 @@ def test_the_command_tunes_without_a_test_set_and_the_bench_asks_for_it(
     assert {r.key for r in records.read(tmp_path / "records.jsonl")} == {
         r.key for r in records.read(finished / "records.jsonl")
     }
+
+
+@pytest.mark.slow
+def test_kill_it_in_any_write_and_it_ends_in_the_same_choice(real: Path, finished: Path, tmp_path: Path) -> None:
+    command = [sys.executable, Path(__file__).with_name("kill_in_every_write.py"), real, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert {"run/tuned.toml", "the first record", "a later record"} <= set(done.stdout.splitlines())
+    assert (tmp_path / "run" / "tuned.toml").read_bytes() == (finished / "tuned.toml").read_bytes()
+    for folder in ("", "tune"):
+        assert numbers(tmp_path / "run" / folder) == numbers(finished / folder)
+        assert names(tmp_path / "run" / folder) == names(finished / folder), "something half-written lies about"

@@ -12,7 +12,8 @@ import tomli_w
 from pydantic import ConfigDict
 
 from crosstask import config
-from crosstask.bench.candidates import trial, with_arguments
+from crosstask.bench.candidates import candidates, trial, with_arguments
+from crosstask.bench.cells import updates
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Bench, Recipe, Tune
 from crosstask.errors import ConfigError
@@ -107,7 +108,8 @@ def key_of(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """
     tune = wanted(recipe)
     weights = {kind: checkpoint.weights_hash for kind, checkpoint in checkpoints.items()}
-    return config.digest(trial(recipe.bench, tune), tune, recipe.data.name, weights)
+    own = {label: updates(recipe.bench, recipe.bench.columns[label]) for label in candidates(recipe.bench, tune)}
+    return config.digest(trial(recipe.bench, tune), tune, own, recipe.data.name, weights)
 
 
 def wanted(recipe: Recipe) -> Tune:
@@ -157,9 +159,9 @@ def scored(steps: int, learning_rate: float, by_seed: Sequence[float], n: int) -
     )
 
 
-def best_first(candidates: Sequence[Scored]) -> list[Scored]:
+def best_first(found: Sequence[Scored]) -> list[Scored]:
     """Rank candidates: the most accurate first; on a tie fewer steps, then the smaller learning rate."""
-    return sorted(candidates, key=lambda one: (-one.accuracy, one.steps, one.learning_rate))
+    return sorted(found, key=lambda one: (-one.accuracy, one.steps, one.learning_rate))
 
 
 def write(tuned: Tuned, path: Path) -> None:
