@@ -65,10 +65,16 @@ def trial(bench: Bench, tune: Tune) -> Bench:
     """Return the bench of the trials: the recipe's protocol, with a column a candidate beside the frozen model.
 
     Raises:
-        ConfigError: no column learns, none is the frozen model, or the stream has no severities without a corruption.
+        ConfigError: no column learns, none is the frozen model, the bench reports a held-out corruption, or the stream
+            has no form without corruptions.
     """
     if tune.criterion == "clean" and bench.shift == "gradual":
         raise ConfigError("a gradual stream has no clean form; say tune.criterion = 'held-out'")
+    if tune.criterion == "held-out" and (shared := [name for name in HELD_OUT if name in bench.corruptions]):
+        raise ConfigError(
+            f"the bench reports {', '.join(shared)}, so nothing may be chosen on it; take it out of bench.corruptions, "
+            "or say tune.criterion = 'clean'"
+        )
     frozen = {label: column for label, column in bench.columns.items() if column.method == "source"}
     if not frozen:
         raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")

@@ -34,8 +34,8 @@ class Scored:
     Attributes:
         steps, learning_rate: what was tried.
         accuracy: share in 0..1, the mean over corruptions and seeds.
-        interval: of 95 %: the accuracy is `accuracy` in the middle; Wilson's is wider than it need be, as it counts the
-            images of one corruption.
+        interval: of 95 %, around the accuracy and within 0..1. On a single seed it is as wide as for the images of one
+            corruption, which is wider than it need be.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
