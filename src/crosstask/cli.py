@@ -16,6 +16,7 @@ from crosstask.console import ConsoleNarrator
 from crosstask.errors import ConfigError, CrosstaskError
 
 if TYPE_CHECKING:
+    from crosstask.checkpoint import Checkpoint
     from crosstask.executors import Executor
     from crosstask.pipeline import Experiment
 
@@ -36,6 +37,8 @@ ExecutorName = Annotated[
     str, typer.Option("--executor", help="Who measures the cells: inline (this process), processes, ray or slurm.")
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="How many measure at once; one a processor by default.")]
+Supervised = Annotated[Path | None, typer.Option(help="The classifier's checkpoint; the run folder's own.")]
+Aligned = Annotated[Path | None, typer.Option(help="The aligned checkpoint; the run folder's own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 _FEW = 16
@@ -64,7 +67,7 @@ def run(
     executor: ExecutorName = "inline",
     workers: Workers = None,
 ) -> None:
-    """Run a recipe from images to report: pretrain, align, bench, report. Goes on where it stopped."""
+    """Run a recipe from images to report: pretrain, align, tune, bench, report. Goes on where it stopped."""
     from crosstask import pipeline
     from crosstask.executors import Executor
 
@@ -116,26 +119,46 @@ def align(
 
 
 @app.command()
+def tune(
+    recipe: RecipeName,
+    out: Out = None,
+    set_: Sets = None,
+    data_dir: DataDir = None,
+    supervised: Supervised = None,
+    aligned: Aligned = None,
+) -> None:
+    """Choose steps and learning rates on source images, as the recipe's [tune] says, before the bench uses them."""
+    from crosstask import pipeline
+
+    with ConsoleNarrator() as narrator:
+        experiment = _experiment(recipe, out, set_, data_dir, narrator)
+        images = pipeline.source_images(experiment.recipe, narrator.say)
+        pipeline.check_tuning(experiment.recipe, images)
+        tuned = pipeline.tune_stage(experiment, images, _family(experiment, supervised, aligned))
+    rows = tuned.rows()
+    _table(rows, tuple(rows[0]))
+    print(experiment.folder / "tuned.toml")
+
+
+@app.command()
 def bench(
     recipe: RecipeName,
     out: Out = None,
     set_: Sets = None,
     data_dir: DataDir = None,
-    supervised: Annotated[Path | None, typer.Option(help="The classifier's checkpoint; the run folder's own.")] = None,
-    aligned: Annotated[Path | None, typer.Option(help="The aligned checkpoint; the run folder's own.")] = None,
+    supervised: Supervised = None,
+    aligned: Aligned = None,
     executor: ExecutorName = "inline",
     workers: Workers = None,
 ) -> None:
     """Stage 3: adapt and score every column of the recipe under every corruption."""
-    from crosstask import checkpoint, pipeline
+    from crosstask import pipeline
     from crosstask.executors import Executor
 
     with ConsoleNarrator() as narrator:
         who = Executor(name=executor, workers=workers)
         experiment = _experiment(recipe, out, set_, data_dir, narrator, executor=who)
-        given = {pipeline.SUPERVISED: supervised, pipeline.ALIGNED: aligned}
-        kinds = pipeline.needed(experiment.recipe)
-        family = {str(kind): checkpoint.load(given.get(kind) or experiment.path(kind)) for kind in kinds}
+        family = _family(experiment, supervised, aligned)
         images = pipeline.target_images(experiment.recipe, narrator.say)
         pipeline.bench_stage(experiment, images, family)
     print(experiment.folder / "records.jsonl")
@@ -354,6 +377,15 @@ def _experiment(
     command = shlex.join(["crosstask", *sys.argv[1:]])
     folder = out or Path("out") / loaded.name
     return pipeline.Experiment(recipe=loaded, folder=folder, command=command, narrator=narrator, **options)
+
+
+def _family(experiment: Experiment, supervised: Path | None, aligned: Path | None) -> dict[str, Checkpoint]:
+    """Load the checkpoints that the recipe's columns start from."""
+    from crosstask import checkpoint, pipeline
+
+    given = {pipeline.SUPERVISED: supervised, pipeline.ALIGNED: aligned}
+    kinds = pipeline.needed(experiment.recipe)
+    return {kind: checkpoint.load(given.get(kind) or experiment.path(kind)) for kind in kinds}
 
 
 def _pair(setting: str) -> tuple[str, str]:

@@ -29,11 +29,18 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _different(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("expected different values")
+    return values
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Steps = Annotated[int, Field(ge=0)]
+Factors = Annotated[tuple[Positive, ...], Field(min_length=1), AfterValidator(_different)]
 Areas = Annotated[tuple[Annotated[Share, Field(gt=0)], Annotated[Share, Field(gt=0)]], AfterValidator(_ordered)]
 
 
@@ -211,6 +218,31 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Tune:
+    """How each learning column gets its steps and its learning rate: by trial on source images, the same for all.
+
+    The labels that decide are those of the source's training images. The models have learned these images, all of them
+    as they are, and none under the corruptions; no target image is loaded, and no label of one decides anything.
+    """
+
+    criterion: Literal["held-out", "clean"] = "held-out"
+    """`held-out`: the mean accuracy under `speckle_noise`, `gaussian_blur`, `spatter` and `saturate`, which are not of
+    the fifteen that are reported, and may not be in this bench. `clean`: that on the images as they are, to which the
+    models know the answers: it tells which learning does harm, hardly which helps."""
+    images: Count = 256
+    """Source training images under each corruption."""
+    severity: Annotated[int, Field(ge=1, le=5)] = 5
+    """From 1 (mild) to 5."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Each seed draws its own images, noise and views."""
+    steps: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_different)] = (1, 5, 20)
+    """Updates on each batch that are tried, whatever the column says."""
+    factors: Factors = (0.1, 0.3, 1.0, 3.0, 10.0)
+    """What the column's learning rate, or else the method's own, is multiplied by. Each is tried with each of `steps`,
+    so that every method has the same number of trials."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recipe:
     """A whole experiment, from images to report."""
 
@@ -238,6 +270,8 @@ class Recipe:
     """Arguments of the tasks trained beside the classifier, by their method: `[tasks.clust3]`."""
     bench: Bench
     """The comparison."""
+    tune: Tune | None = None
+    """How the columns' steps and learning rates are chosen; None: they are what the columns say."""
 
 
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:

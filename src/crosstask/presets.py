@@ -66,6 +66,8 @@ def apply(tree: dict[str, Any]) -> None:
         raise UnknownName("protocol", name, PRESETS)
     preset = PRESETS[name]
     _decide(name, bench, preset.bench, "bench")
+    if "steps" in preset.bench and isinstance(tune := tree.get("tune"), dict):
+        _decide(name, tune, {"steps": [preset.bench["steps"]]}, "tune")
     columns = bench.get("columns")
     for label, column in columns.items() if isinstance(columns, dict) else ():
         if isinstance(column, dict):

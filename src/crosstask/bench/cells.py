@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -30,6 +32,7 @@ class Grid:
         checkpoints: by kind, each that a column starts from.
         device, precision: where the networks run, and whether in `float32` or `bfloat16`.
         command: that makes these records again.
+        chosen: label of a column whose steps and learning rate were tuned to the criterion.
     """
 
     bench: Bench
@@ -38,6 +41,7 @@ class Grid:
     device: torch.device
     precision: str
     command: str
+    chosen: Mapping[str, Literal["held-out", "clean"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +172,16 @@ def plan(bench: Bench, corruptions: tuple[str, ...], seed: int) -> StreamPlan:
     )
 
 
+def updates(bench: Bench, column: Column) -> int:
+    """Return the updates on each batch: the column's, the bench's where the method takes any, or the method's own."""
+    usual = find(column.method).defaults.get("steps", 0)
+    return int(column.arguments.get("steps", usual if bench.steps is None or not usual else bench.steps))
+
+
 def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], seed: int) -> Cell:
     bench, method = grid.bench, find(column.method)
     model = column.checkpoint or method.needs
-    steps = _steps(bench, column)
+    steps = updates(bench, column)
     protocol = Protocol(
         preset=bench.protocol,
         model=model,
@@ -188,6 +198,7 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
         rate=bench.rate,
         n=bench.images,
         steps=steps,
+        chosen=grid.chosen.get(label, "recipe"),
         curve=tuple(sorted({0, steps, *(point for point in bench.curve if point <= steps)})),
         precision=grid.precision,
         table=bench.table,
@@ -212,9 +223,3 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
         keys=tuple(keys),
         passes=1 + (method.forward + 2 * method.backward) * steps,
     )
-
-
-def _steps(bench: Bench, column: Column) -> int:
-    """Return the updates on each batch: the column's, the bench's where the method takes any, or its own."""
-    usual = find(column.method).defaults.get("steps", 0)
-    return int(column.arguments.get("steps", usual if bench.steps is None or not usual else bench.steps))

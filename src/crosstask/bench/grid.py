@@ -14,6 +14,7 @@ from crosstask.bench.benchmark import predict, score
 from crosstask.bench.cells import Cell, Grid, is_shown, plan
 from crosstask.bench.protocol import Protocol
 from crosstask.data.streams import Stream, build_stream
+from crosstask.errors import AdapterError
 from crosstask.methods import Adapter, Source, find, make_adapter
 
 
@@ -34,7 +35,11 @@ class Meter:
         self._drawn: tuple[int, tuple[str, ...]] | None = None
 
     def __call__(self, cell: Cell) -> Measured:
-        """Measure a cell."""
+        """Measure a cell.
+
+        Raises:
+            AdapterError: an adapter refuses, or its predictions are not finite.
+        """
         if self._drawn != cell.stream:
             self._drawn = None
             self._stream = build_stream(self.grid.images, plan(self.grid.bench, cell.corruptions, cell.seed))
@@ -79,6 +84,12 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured
     runtime.forget_peak_memory(grid.device)
     adapter = adapter_of(grid, cell)
     predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes)
+    final = predictions.logits[cell.protocol.scored]
+    if not final.isfinite().all():
+        raise AdapterError(
+            f"column {cell.label!r} ended in predictions that are not finite on {stream.corruption}, seed {cell.seed}; "
+            "lower its learning rate or its steps"
+        )
     method, steps = find(cell.column.method), cell.protocol.steps
     arguments = method.defaults | cell.column.arguments
     arguments |= {name: value for name, value in (("steps", steps), ("seed", adapter.seed)) if name in arguments}
@@ -104,7 +115,6 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured
         for place, name in enumerate(dict.fromkeys(cell.corruptions))
         for fields in (scores[name],)
     ]
-    final = predictions.logits[cell.protocol.scored]
     example = examples.pick(stream, frozen, final) if is_shown(grid, cell) else None
     return Measured(cell=cell, records=tuple(made), example=example)
 

@@ -26,6 +26,8 @@ class Protocol:
         rate: batches that the stream brings in the time of one forward pass; None: it waits.
         n: images under each corruption.
         steps: updates on each batch.
+        chosen: who chose steps and learning rate: the `recipe`, or a trial on source images, under `held-out`
+            corruptions or `clean`; see `crosstask.config.Tune`.
         curve: numbers of updates at which the accuracy is taken, from the same pass.
         precision: in which the networks run.
         table: the benchmark whose constants define the severities.
@@ -48,6 +50,7 @@ class Protocol:
     rate: float | None = None
     n: int
     steps: int
+    chosen: Literal["recipe", "held-out", "clean"] = "recipe"
     curve: tuple[int, ...]
     precision: str
     table: str = "cifar"

@@ -22,6 +22,10 @@ class Forgetful(nn.Module, ABC):
         """Return to the state at the source."""
 
 
+class RefusedUpdate(RuntimeWarning):
+    """An update was not made, because its loss or gradient is not finite."""
+
+
 class Descent(Forgetful):
     """One optimiser step on a loss, refused when the loss or a gradient is not finite. Its state is the optimiser's.
 
@@ -52,7 +56,7 @@ class Descent(Forgetful):
         finite = bool(torch.isfinite(loss.detach() + torch.nn.utils.get_total_norm(gradients, foreach=True)))
         if not finite:
             self.refused += 1
-            warnings.warn("an update was refused: its loss or gradient is not finite", RuntimeWarning, stacklevel=3)
+            warnings.warn("an update was refused: its loss or gradient is not finite", RefusedUpdate, stacklevel=3)
         return finite
 
     def forget(self) -> None:

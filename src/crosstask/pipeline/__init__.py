@@ -1,7 +1,7 @@
 """The spine: a recipe becomes a run folder, stage by stage. A finished stage is found and not made again.
 
 OUT/config.toml  checkpoints/{supervised,self-supervised,aligned,...}/  records.jsonl  examples.json  report.html
-log.txt
+log.txt; with [tune] also tune/records.jsonl, the trials, and tuned.toml, what was chosen
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from crosstask.pipeline.experiment import (
 )
 from crosstask.pipeline.joint import GO_ON, joint_stage
 from crosstask.pipeline.training import align_stage, self_supervised_stage, supervised_stage
+from crosstask.pipeline.tuning import check_tuning, tune_stage
 
 
 def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None = None) -> dict[str, Checkpoint]:
@@ -63,10 +64,15 @@ def run_recipe(experiment: Experiment) -> Path:
     target = target_images(experiment.recipe, experiment.narrator.say)
     check(experiment.recipe.bench, target)
     check_same_kind(target, source.images.shape[1:], source.class_names)
+    if experiment.recipe.tune:
+        check_tuning(experiment.recipe, source)
     made = pretrain_stages(experiment, source)
     if ALIGNED in needed(experiment.recipe):
         made[ALIGNED] = align_stage(experiment, source, made[SUPERVISED], made[SELF_SUPERVISED])
-    bench_stage(experiment, target, {kind: made[kind] for kind in needed(experiment.recipe)})
+    family: dict[str, Checkpoint] = {kind: made[kind] for kind in needed(experiment.recipe)}
+    if experiment.recipe.tune:
+        tune_stage(experiment, source, family)
+    bench_stage(experiment, target, family)
     return report_stage(experiment)
 
 
@@ -80,6 +86,7 @@ __all__ = [
     "Silent",
     "align_stage",
     "bench_stage",
+    "check_tuning",
     "joint_stage",
     "needed",
     "pretrain_stages",
@@ -89,4 +96,5 @@ __all__ = [
     "source_images",
     "supervised_stage",
     "target_images",
+    "tune_stage",
 ]

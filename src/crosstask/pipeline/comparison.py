@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import statistics
 import time
 from collections.abc import Generator
@@ -12,9 +13,11 @@ from crosstask import runtime
 from crosstask.bench import examples, records
 from crosstask.bench.cells import Cell, Grid, cells, is_shown, missing, work
 from crosstask.checkpoint import Checkpoint
+from crosstask.config import Bench
 from crosstask.data.images import ImageSet
 from crosstask.errors import CheckpointError
 from crosstask.pipeline.experiment import SUPERVISED, Experiment
+from crosstask.pipeline.tuned import find_tuned
 from crosstask.pipeline.units import Measuring, plan, units
 
 
@@ -23,17 +26,16 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
 
     Args:
         checkpoints: by kind, each kind that `needed` names.
+
+    Raises:
+        ConfigError: the recipe has [tune], and nothing was chosen yet.
     """
-    _check_family(checkpoints)
-    recipe, path, shown = experiment.recipe, experiment.folder / "records.jsonl", experiment.folder / "examples.json"
-    grid = Grid(
-        bench=recipe.bench,
-        images=images,
-        checkpoints=checkpoints,
-        device=experiment.device,
-        precision=runtime.resolve_precision(experiment.device, recipe.precision),
-        command=experiment.command,
-    )
+    check_family(checkpoints)
+    path, shown = experiment.folder / "records.jsonl", experiment.folder / "examples.json"
+    grid = grid_of(experiment, experiment.recipe.bench, images, checkpoints)
+    if tuned := find_tuned(experiment, checkpoints):
+        chosen = dict.fromkeys(tuned.columns, tuned.criterion)
+        grid = dataclasses.replace(grid, bench=tuned.applied(grid.bench), chosen=chosen)
     wanted = [cell.keys[0] for cell in cells(grid) if is_shown(grid, cell)]
     experiment.open()
     kept = examples.prune(shown, wanted)
@@ -73,7 +75,19 @@ def _measured(experiment: Experiment, grid: Grid, todo: list[Cell]) -> Generator
 _Made = tuple[Cell, tuple[records.Record, ...], dict[str, Any] | None]
 
 
-def _check_family(family: dict[str, Checkpoint]) -> None:
+def grid_of(experiment: Experiment, bench: Bench, images: ImageSet, checkpoints: dict[str, Checkpoint]) -> Grid:
+    """Return what is measured where a recipe's run does it."""
+    return Grid(
+        bench=bench,
+        images=images,
+        checkpoints=checkpoints,
+        device=experiment.device,
+        precision=runtime.resolve_precision(experiment.device, experiment.recipe.precision),
+        command=experiment.command,
+    )
+
+
+def check_family(family: dict[str, Checkpoint]) -> None:
     """Check that checkpoints are what they are used for, and made from the supervised one where they have parents."""
     supervised = family[SUPERVISED]
     for kind, checkpoint in family.items():

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -72,8 +72,9 @@ class Plan:
     """A grid as plain values, from which any process opens it anew.
 
     Attributes:
+        recipe: whose images and whose bench, with what was chosen for its columns.
         folders: where the checkpoints lie, by kind.
-        device, precision, command: see `Grid`.
+        device, precision, command, chosen: see `Grid`.
         threads: torch's, in the process that opens it.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     device: str
     precision: str
     command: str
+    chosen: dict[str, Literal["held-out", "clean"]]
     threads: int
 
     def open(self) -> Grid:
@@ -94,6 +96,7 @@ class Plan:
             device=torch.device(self.device),
             precision=self.precision,
             command=self.command,
+            chosen=self.chosen,
         )
 
 
@@ -108,11 +111,12 @@ def plan(grid: Grid, recipe: Recipe, threads: int) -> Plan:
         if folder is None:
             raise CheckpointError(f"workers load the {kind} checkpoint from a folder: save it, and load it from there")
     return Plan(
-        recipe=_with_whole_paths(recipe),
+        recipe=dataclasses.replace(_with_whole_paths(recipe), bench=grid.bench),
         folders={kind: folder for kind, folder in folders.items() if folder is not None},
         device=str(grid.device),
         precision=grid.precision,
         command=grid.command,
+        chosen=dict(grid.chosen),
         threads=threads,
     )
 

@@ -50,6 +50,11 @@ _RESETS = {
     "never": "keeps what it learned throughout (continual)",
 }
 
+_CHOICES = {
+    "held-out": "; steps and learning rate chosen under held-out corruptions of source images",
+    "clean": "; steps and learning rate chosen on clean source images",
+}
+
 _STREAMS = {"iid": "in random order"}
 
 
@@ -277,7 +282,8 @@ def policy(column: Column) -> str:
     start = _start(column.method, column.protocol.get("model", "supervised"))
     if not column.steps:
         return f"{start}does not learn"
-    return f"{start}{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}"
+    chosen = _CHOICES.get(column.protocol.get("chosen", "recipe"), "")
+    return f"{start}{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}{chosen}"
 
 
 def _start(method: str, model: str) -> str:
