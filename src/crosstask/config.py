@@ -211,6 +211,20 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Diagnose:
+    """What `crosstask diagnose` looks at inside the models of a run. It chooses nothing."""
+
+    corruption: str | None = None
+    """Of the test images, at the bench's severity; by default the bench's first that is not `clean`."""
+    batches: Annotated[int, Field(ge=2)] = 8
+    """Batches of source images, and of test images, each as large as the bench's; intervals are over them."""
+    steps: Annotated[tuple[Steps, ...], Field(min_length=1)] = (0, 1, 2, 5, 10, 20, 50, 100)
+    """Updates on a batch after which the drift of features is measured."""
+    points: Annotated[int, Field(ge=3, le=500)] = 300
+    """The most images that a picture of features shows."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recipe:
     """A whole experiment, from images to report."""
 
@@ -238,6 +252,8 @@ class Recipe:
     """Arguments of the tasks trained beside the classifier, by their method: `[tasks.clust3]`."""
     bench: Bench
     """The comparison."""
+    diagnose: Diagnose = Diagnose()
+    """A look inside the models, apart from the comparison."""
 
 
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:

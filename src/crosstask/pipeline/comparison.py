@@ -21,7 +21,7 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
     Args:
         checkpoints: by kind, each kind that `needed` names.
     """
-    _check_family(checkpoints)
+    check_family(checkpoints)
     recipe, path, shown = experiment.recipe, experiment.folder / "records.jsonl", experiment.folder / "examples.json"
     grid = Grid(
         bench=recipe.bench,
@@ -55,7 +55,7 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
         experiment.say(f"bench: found all {len(cells(grid))} cells in {path}")
 
 
-def _check_family(family: dict[str, Checkpoint]) -> None:
+def check_family(family: dict[str, Checkpoint]) -> None:
     """Check that checkpoints are what they are used for, and made from the supervised one where they have parents."""
     supervised = family[SUPERVISED]
     for kind, checkpoint in family.items():
