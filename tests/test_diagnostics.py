@@ -77,7 +77,7 @@ def subject(family: dict[str, Checkpoint], **changes: Any) -> Subject:
         "batch_size": 8,
         "seed": 3,
         "adaptation": {"steps": 2, "learning_rate": 0.1},
-        "settings": Diagnose(batches=3, steps=(0, 1, 4), points=20),
+        "settings": Diagnose(batches=3, adapted=2, steps=(0, 1, 4), points=12),
         "device": CPU,
         "precision": "float32",
         "command": "crosstask diagnose tiny",
@@ -211,10 +211,11 @@ def test_features_are_followed_from_the_source_batch_by_batch(tiny) -> None:
     made = tiny.checkpoint()
     arguments = {"learning_rate": 0.1, "seed": 4}
     stream = draw_stream(images(), "contrast", 5, count=24, batch_size=8, seed=0)
-    way = follow(make_adapter("cta", made, **arguments), stream, (3, 0, 1), CPU, "float32", lambda: None)
+    way = follow(make_adapter("cta", made, **arguments), stream, 2, (3, 0, 1), CPU, "float32", lambda: None)
     assert sorted(way.features) == [0, 1, 3]
     for steps, followed in way.features.items():
-        for place, pixels in enumerate(stream.batches()):
+        assert len(followed) == 16, "the third batch is not asked for"
+        for place, pixels in enumerate(list(stream.batches())[:2]):
             adapter = make_adapter("cta", made, steps=steps, **arguments)
             logits = adapter(pixels / 255)
             with torch.no_grad():
@@ -223,7 +224,7 @@ def test_features_are_followed_from_the_source_batch_by_batch(tiny) -> None:
             assert torch.allclose(followed[rows], alone, atol=1e-6)
             assert torch.equal(way.right[steps][rows], logits.argmax(dim=1) == stream.labels[rows])
     start, *later = moments(way, made.statistics["mean"], 8)
-    assert start.steps == 0 and start.turned == start.moved == [0, 0, 0]
+    assert start.steps == 0 and start.turned == start.moved == [0, 0]
     assert all(value > 0 for moment in later for value in (*moment.turned, *moment.moved))
     change = (way.features[3] - way.features[0])[8:16].norm() / way.features[0][8:16].norm()
     assert later[-1].moved[1] == pytest.approx(change.item(), abs=1e-5)
@@ -259,13 +260,13 @@ def test_panels_share_the_basis_of_the_supervised_encoder(found: Diagnosis, fami
     base = features(family["supervised"].encoder, clean, CPU).double().numpy()
     axes = np.linalg.svd(base - base.mean(axis=0))[2][:2]
     drawn = np.array(reference.points)[:, :2]
-    axes *= np.sign(np.sum(drawn * ((base - base.mean(axis=0)) @ axes.T)[:20], axis=0))[:, None]
+    axes *= np.sign(np.sum(drawn * ((base - base.mean(axis=0)) @ axes.T)[:12], axis=0))[:, None]
     moved_to = features(family["aligned"].encoder, contrast, CPU).double().numpy()
     for panel, expected in ((reference, base), (aligned, moved_to)):
-        assert np.array(panel.points)[:, :2] == pytest.approx(((expected - base.mean(axis=0)) @ axes.T)[:20], abs=1e-3)
-        assert [label for *_, label in panel.points] == clean.labels[:20].tolist()
+        assert np.array(panel.points)[:, :2] == pytest.approx(((expected - base.mean(axis=0)) @ axes.T)[:12], abs=1e-3)
+        assert [label for *_, label in panel.points] == clean.labels[:12].tolist()
     assert adapted.points != aligned.points
-    assert np.abs(np.mean(np.array(unaligned.points)[:, :2])) < 10 and len(unaligned.points) == 20
+    assert np.abs(np.mean(np.array(unaligned.points)[:, :2])) < 10 and len(unaligned.points) == 12
 
 
 # The whole
@@ -322,6 +323,7 @@ def test_progress_ends_at_its_total(family) -> None:
 
 UNFIT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "too few images": ({"batch_size": 14}, ConfigError, r"3 batches of 14 images .* has 40; lower diagnose.batches"),
+    "too many to adapt to": ({"settings": Diagnose(batches=3, adapted=4)}, ConfigError, "lower diagnose.adapted"),
     "no labels": ({"target": images().unlabelled()}, DataError, "needs labelled images, and test has no labels"),
     "nothing corrupted": ({"corruption": "clean"}, ConfigError, "name a corruption"),
     "no such argument": ({"adaptation": {"step": 2}}, ConfigError, "did you mean 'steps'"),
@@ -364,6 +366,7 @@ DAMAGE = {
     "a cosine beyond 1": (changed("gradients.0.whole.0", 1.5), "gradients.0.whole.0: "),
     "not a number": (changed("drifts.0.moments.1.moved.0", float("nan")), "finite"),
     "a batch too few": (changed("similarities.1.without", [0.5]), "expected 3 values, one a batch"),
+    "an adapted batch too many": (changed("drifts.0.moments.1.turned", [0.5] * 3), "expected 2 values, one a batch"),
     "an unknown class": (changed("picture.0.points.0", [0.0, 0.0, 5]), "classes of all points below 5"),
     "an unknown field": (changed("mood", "good"), "mood: "),
     "labels that chose": (changed("labels", "tuning"), "labels: "),
@@ -388,7 +391,7 @@ def test_a_truncated_file_gets_one_message(content: bytes | None, found: Diagnos
     path = tmp_path / "diagnostics.json"
     diagnosis.write(path, found)
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(DataError, match=r"remove the file, or have `crosstask diagnose RECIPE` make it again"):
+    with pytest.raises(DataError, match=r"remove the file and run `crosstask diagnose RECIPE` again"):
         diagnosis.read(path)
 
 
@@ -475,7 +478,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / f"{name}.npz", images=made.images[:, 0].numpy(), labels=made.labels.numpy())
     (folder / "tiny.toml").write_text(
         f'name = "tiny"\n[data]\nname = "{folder}/train.npz"\ntest = "{folder}/test.npz"\n[supervised]\nepochs = 1\n'
-        "[self_supervised]\nepochs = 1\n[align]\nepochs = 1\n[diagnose]\nbatches = 2\nsteps = [0, 2]\n"
+        "[self_supervised]\nepochs = 1\n[align]\nepochs = 1\n[diagnose]\nbatches = 2\nadapted = 2\nsteps = [0, 2]\n"
         '[bench]\ncorruptions = ["clean", "contrast"]\nbatch_size = 16\ncolumns.source.method = "source"\n'
         'columns.cta = { method = "cta", arguments = { steps = 1 } }\n'
     )

@@ -216,8 +216,10 @@ class Diagnose:
 
     corruption: str | None = None
     """Of the test images, at the bench's severity; by default the bench's first that is not `clean`."""
-    batches: Annotated[int, Field(ge=2)] = 8
+    batches: Annotated[int, Field(ge=2)] = 32
     """Batches of source images, and of test images, each as large as the bench's; intervals are over them."""
+    adapted: Annotated[int, Field(ge=2)] = 4
+    """The first so many batches of test images that CTA adapts to; by far the longest part."""
     steps: Annotated[tuple[Steps, ...], Field(min_length=1)] = (0, 1, 2, 5, 10, 20, 50, 100)
     """Updates on a batch after which the drift of features is measured."""
     points: Annotated[int, Field(ge=3, le=500)] = 300

@@ -132,6 +132,8 @@ class Diagnosis:
     """Draws images, noise and views."""
     batches: Annotated[int, Field(ge=2)]
     """How many, of the source images and of the test images."""
+    adapted: Annotated[int, Field(ge=2)]
+    """How many of the batches of test images CTA adapted to, from the first on."""
     batch_size: Count
     """Images in each."""
     labels: Literal["diagnosis"] = "diagnosis"
@@ -168,19 +170,24 @@ class Diagnosis:
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if any(len(values) != self.batches for values in _by_batch(self)):
-            raise ValueError(f"expected {self.batches} values, one a batch, wherever a figure is given by batch")
+        for count, lists in ((self.batches, _by_batch(self)), (self.adapted, _by_adapted_batch(self))):
+            if any(len(values) != count for values in lists):
+                raise ValueError(f"expected {count} values, one a batch, wherever such a figure is given by batch")
         if any(point[2] >= len(self.class_names) for panel in self.picture for point in panel.points):
             raise ValueError(f"expected the classes of all points below {len(self.class_names)}")
         return self
 
 
 def _by_batch(diagnosis: Diagnosis) -> Iterator[list[float]]:
-    """Yield every list that has one value a batch."""
+    """Yield every list that has one value a batch that was looked at."""
     for gradients in diagnosis.gradients:
         yield gradients.whole
         yield from (layer.cosines for layer in gradients.layers)
     yield from (similarity.without for similarity in diagnosis.similarities)
+
+
+def _by_adapted_batch(diagnosis: Diagnosis) -> Iterator[list[float]]:
+    """Yield every list that has one value a batch that was adapted to."""
     for drift in diagnosis.drifts:
         yield drift.clean_from_source
         for moment in drift.moments:
@@ -202,7 +209,7 @@ def read(path: Path) -> Diagnosis | None:
     Raises:
         DataError: the file is not what `crosstask diagnose` writes, or of a newer format.
     """
-    again = "remove the file, or have `crosstask diagnose RECIPE` make it again"
+    again = "remove the file and run `crosstask diagnose RECIPE` again"
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -161,7 +161,7 @@ def _cka_cell(similarity: Similarity | None) -> tuple[str, str]:
     if similarity is None:
         return words.NOTHING, ""
     estimate = jackknife(similarity.cka, similarity.without)
-    return f"{estimate.mean:.2f}", f"±{estimate.half:.2f}"
+    return f"{estimate.mean:.3f}", f"±{estimate.half:.3f}"
 
 
 def _signed(estimate: Estimate) -> tuple[str, str]:
@@ -185,7 +185,8 @@ def _is_stale(found: Diagnosis, summary: Summary) -> bool:
 def _scope(found: Diagnosis) -> str:
     return (
         f"{found.n:,} source images and {found.n:,} test images of {found.dataset}, these as they are and under "
-        f"{_corruption(found)}, in {found.batches} batches of {found.batch_size}; ± 95 % interval over batches."
+        f"{_corruption(found)}, in {found.batches} batches of {found.batch_size}; ± 95 % interval over "
+        f"batches. CTA adapts to the first {found.adapted} of them, each from the source state."
     )
 
 
@@ -235,23 +236,21 @@ def _likeness(found: Diagnosis) -> str:
 
 def _going(found: Diagnosis, drift: Drift) -> str:
     """Say how far one model goes, at the steps of the comparison and at the last."""
-    first = drift.moments[0]
-    clean = statistics.fmean(drift.clean_from_source)
-    wanted = {found.adaptation.get("steps"), drift.moments[-1].steps} - {0}
+    first, last = drift.moments[0], drift.moments[-1]
+    wanted = {found.adaptation.get("steps"), last.steps} - {0}
     told = [_at(moment, first) for moment in drift.moments if moment.steps in wanted]
+    begin, end, clean = (statistics.fmean(d) for d in (first.from_source, last.from_source, drift.clean_from_source))
     return (
-        f"{_name(drift.model).capitalize()}: {'; '.join(told) or 'no update was made'}. The distance of the mean "
-        f"begins at {statistics.fmean(first.from_source):.2f}; that of clean images is {clean:.2f}."
+        f"{_name(drift.model).capitalize()}: {'; '.join(told) or 'no update was made'}. The mean of the features lies "
+        f"{begin:.2f} from the source's before any update, {end:.2f} after the last, and {clean:.2f} on clean images."
     )
 
 
 def _at(moment: Moment, first: Moment) -> str:
-    share, after, before = (statistics.fmean(v) for v in (moment.moved, moment.accuracy, first.accuracy))
+    moved, after, before = (statistics.fmean(values) for values in (moment.moved, moment.accuracy, first.accuracy))
     return (
-        f"after {moment.steps} update{'s' * (moment.steps > 1)} features have moved by {100 * share:.0f} % of their "
-        f"length and turned by {statistics.fmean(moment.turned):.3f}, the distance of their mean from the source's is "
-        f"{statistics.fmean(moment.from_source):.2f}, and accuracy is {words.percent(after)} % "
-        f"({words.points(after - before)})"
+        f"after {moment.steps} update{'s' * (moment.steps > 1)} features have moved by {100 * moved:.0f} % of their "
+        f"length, and accuracy is {words.percent(after)} % ({words.points(after - before)} points)"
     )
 
 
@@ -275,7 +274,7 @@ def _layers(found: Diagnosis) -> list[Figure]:
 
 
 _FIGURES = {
-    "turned": ("turned", "1 minus cosine to step 0"),
+    "turned": ("turned", "1 minus cosine"),
     "moved": ("moved", "share of their length"),
     "from_source": ("mean from source's", "share of its length"),
     "accuracy": ("accuracy", "%"),

@@ -26,10 +26,10 @@ SERIES = {
 
 CLASS_TONES = (
     "series-cta", "series-2", "series-1", "series-4", "series-3", "series-5", "series-source", "series-6", "ink",
-    "series-2",
+    "series-3",
 )  # fmt: skip
-"""The colours of the first classes in a picture; points of others are small and gray. The second and the last share
-one, and differ in marker and number."""
+"""The colours of the first classes in a picture; points of others are small and gray. The fifth and the last share one,
+and differ in marker and number."""
 
 _CLASS_MARKERS = "oD^vPXsh*p"
 

@@ -40,7 +40,8 @@ def diagnose(subject: Subject, progress: Callable[[int, int, str], None] = lambd
     points = sorted({0, subject.adaptation["steps"], *subject.settings.steps})
     learners = [kind for kind, found in subject.checkpoints.items() if isinstance(found.task, SelfSupervisedTask)]
     adapting = [kind for kind in learners if subject.checkpoints[kind].head is not None]
-    ticks = _ticks(subject.settings.batches * (4 * len(learners) + points[-1] * len(adapting)), progress)
+    work = subject.settings.batches * 4 * len(learners) + subject.settings.adapted * points[-1] * len(adapting)
+    ticks = _ticks(work, progress)
     gradients = [
         _gradients(subject, kind, images, stream, ticks)
         for kind in learners
@@ -61,6 +62,7 @@ def diagnose(subject: Subject, progress: Callable[[int, int, str], None] = lambd
         table=subject.table,
         seed=subject.seed,
         batches=subject.settings.batches,
+        adapted=subject.settings.adapted,
         batch_size=subject.batch_size,
         precision=subject.precision,  # type: ignore[arg-type]  # checked when it is made
         adaptation=subject.adaptation,
@@ -124,7 +126,7 @@ def _way(subject: Subject, kind: Kind, stream: Stream, points: list[int], ticks:
     arguments = {"seed": subject.seed} | subject.adaptation
     adapter = runtime.place(make_adapter("cta", subject.checkpoints[kind], **arguments), subject.device)
     tick = ticks(points[-1], f"drift of the {kind} model")
-    return follow(adapter, stream, points, subject.device, subject.precision, tick)
+    return follow(adapter, stream, subject.settings.adapted, points, subject.device, subject.precision, tick)
 
 
 def _drift(subject: Subject, kind: Kind, way: Trajectory, clean: Tensor) -> Drift:
@@ -132,7 +134,7 @@ def _drift(subject: Subject, kind: Kind, way: Trajectory, clean: Tensor) -> Drif
     return Drift(
         model=kind,
         moments=moments(way, mean, subject.batch_size),
-        clean_from_source=distances(clean, mean, subject.batch_size),
+        clean_from_source=distances(clean, mean, subject.batch_size)[: subject.settings.adapted],
     )
 
 
@@ -143,6 +145,7 @@ def _picture(
     assert labels is not None
     steps = subject.adaptation["steps"]
     reference, unaligned = seen["supervised", "clean"], seen["self-supervised", "corrupted"]
+    count = min(subject.settings.points, len(way.features[0]))
     shared, own = principal_axes(reference), principal_axes(unaligned)
 
     def panel(kind: Kind, images: Literal["clean", "corrupted"], updates: int, found: Tensor, basis: Basis) -> Panel:
@@ -152,7 +155,7 @@ def _picture(
             steps=updates,
             basis="supervised" if basis is shared else "own",
             explained=explained(found, basis),
-            points=coordinates(found, labels, basis)[: subject.settings.points],
+            points=coordinates(found[:count], labels[:count], basis),
         )
 
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,7 +21,7 @@ from crosstask.nets.split import Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """What an adapter made of each batch of a stream, each from the source state.
+    """What an adapter made of the first batches of a stream, of each from the source state.
 
     Attributes:
         features: number of updates to features, float32 [N, D] on the CPU, in the stream's order.
@@ -34,12 +35,13 @@ class Trajectory:
 def follow(
     adapter: Adapter,
     stream: Stream,
+    count: int,
     points: Sequence[int],
     device: torch.device,
     precision: str,
     tick: Callable[[], None],
 ) -> Trajectory:
-    """Adapt to each batch anew and keep its features after each number of updates in `points`.
+    """Adapt to each of the first `count` batches anew; keep its features after each number of updates in `points`.
 
     Args:
         adapter: of a `Classifier`, on `device`.
@@ -50,7 +52,7 @@ def follow(
     kept: dict[int, list[Tensor]] = {point: [] for point in points}
     right: dict[int, list[Tensor]] = {point: [] for point in points}
     model = cast(Classifier, adapter.model)
-    for x, y in batches(stream, device):
+    for x, y in itertools.islice(batches(stream, device), count):
         seen: list[Tensor] = []
 
         def predict(x: Tensor, seen: list[Tensor] = seen) -> Tensor:

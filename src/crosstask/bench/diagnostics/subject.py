@@ -62,6 +62,11 @@ class Subject:
         check_arguments("cta", self.adaptation)
         if self.corruption == CLEAN:
             raise ConfigError("clean images are looked at anyway; name a corruption, as diagnose.corruption=fog")
+        if self.settings.adapted > self.settings.batches:
+            raise ConfigError(
+                f"{self.settings.adapted} batches are to be adapted to, and there are {self.settings.batches}; "
+                "lower diagnose.adapted or raise diagnose.batches"
+            )
         wanted = self.settings.batches * self.batch_size
         for images in (self.source, self.target):
             if images.labels is None:
