@@ -83,6 +83,11 @@ _HOME = {
     "Align": "crosstask.config",
     "Task": "crosstask.config",
     "make_task": "crosstask.tasks",
+    "Diagnose": "crosstask.config",
+    "diagnose": "crosstask.bench.diagnostics",
+    "Subject": "crosstask.bench.diagnostics",
+    "linear_cka": "crosstask.bench.diagnostics",
+    "gradient_cosines": "crosstask.bench.diagnostics",
     "load_recipe": "crosstask.config",
     "CrosstaskError": "crosstask.errors",
 }

@@ -174,6 +174,27 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder with record
 
 
 @app.command()
+def diagnose(recipe: RecipeName, out: Out = None, set_: Sets = None, data_dir: DataDir = None) -> None:
+    """Look inside the models of a run: gradients, likeness and drift of features; the report shows it."""
+    from rich.console import Console
+
+    from crosstask import pipeline
+    from crosstask import report as reports
+    from crosstask.report.diagnosis import table
+
+    with ConsoleNarrator() as narrator:
+        experiment = _experiment(recipe, out, set_, data_dir, narrator)
+        family = pipeline.diagnosed_models(experiment)
+        source = pipeline.source_images(experiment.recipe, narrator.say)
+        target = pipeline.target_images(experiment.recipe, narrator.say)
+        found = pipeline.diagnose_stage(experiment, source, target, family)
+    Console(highlight=False).print(table(found))
+    print(experiment.folder / "diagnostics.json")
+    if (experiment.folder / "records.jsonl").exists():
+        print(reports.write(experiment.folder))
+
+
+@app.command()
 def adapt(
     model: Annotated[Path, typer.Option(help="A checkpoint folder; an aligned one for cta.")],
     images: Annotated[Path, typer.Option(help="A folder of PNG or JPEG files, an .npy/.npz array, or parquet.")],

@@ -243,6 +243,22 @@ class Tune:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Diagnose:
+    """What `crosstask diagnose` looks at inside the models of a run. It chooses nothing."""
+
+    corruption: str | None = None
+    """Of the test images, at the bench's severity; by default the bench's first that is not `clean`."""
+    batches: Annotated[int, Field(ge=2)] = 32
+    """Batches of source images, and of test images, each as large as the bench's; intervals are over them."""
+    adapted: Annotated[int, Field(ge=2)] = 4
+    """The first so many batches of test images that CTA adapts to; by far the longest part."""
+    steps: Annotated[tuple[Steps, ...], Field(min_length=1)] = (0, 1, 2, 5, 10, 20, 50, 100)
+    """Updates on a batch after which the drift of features is measured."""
+    points: Annotated[int, Field(ge=3, le=500)] = 300
+    """The most images that a picture of features shows."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recipe:
     """A whole experiment, from images to report."""
 
@@ -272,6 +288,8 @@ class Recipe:
     """The comparison."""
     tune: Tune | None = None
     """How the columns' steps and learning rates are chosen; None: they are what the columns say."""
+    diagnose: Diagnose = Diagnose()
+    """A look inside the models, apart from the comparison."""
 
 
 def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:

@@ -1,7 +1,8 @@
 """The spine: a recipe becomes a run folder, stage by stage. A finished stage is found and not made again.
 
 OUT/config.toml  checkpoints/{supervised,self-supervised,aligned,...}/  records.jsonl  examples.json  report.html
-log.txt; with [tune] also tune/records.jsonl, the trials, and tuned.toml, what was chosen
+log.txt; with [tune] also tune/records.jsonl, the trials, and tuned.toml, what was chosen; diagnostics.json if one looks
+inside the models
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from crosstask.checkpoint import Checkpoint
 from crosstask.config import JointKind
 from crosstask.data.images import ImageSet, check_same_kind
 from crosstask.pipeline.comparison import bench_stage
+from crosstask.pipeline.diagnosis import diagnose_stage, diagnosed_models
 from crosstask.pipeline.experiment import (
     ALIGNED,
     PRETRAINED,
@@ -87,6 +89,8 @@ __all__ = [
     "align_stage",
     "bench_stage",
     "check_tuning",
+    "diagnose_stage",
+    "diagnosed_models",
     "joint_stage",
     "needed",
     "pretrain_stages",

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from crosstask import files
+from crosstask.bench import diagnosis as bench_diagnosis
 from crosstask.bench import records as bench_records
 from crosstask.bench.records import Record
 from crosstask.report import examples, markdown, text, words
@@ -17,7 +18,7 @@ __all__ = ["headline", "table_markdown", "table_text", "write"]
 
 
 def write(run_folder: Path) -> Path:
-    """Write `report.html` from a run folder's `records.jsonl` and, where there is one, `examples.json`.
+    """Write `report.html` from a run folder's `records.jsonl` and, where they are, `examples.json`, `diagnostics.json`.
 
     Returns:
         The path of the report.
@@ -26,12 +27,13 @@ def write(run_folder: Path) -> Path:
         DataError: the records are missing or damaged, or follow protocols that do not compare.
         StorageError: the disk refuses.
     """
-    from crosstask.report import html  # Matplotlib takes half a second to load; the tables do without it.
+    from crosstask.report import diagnosis, html  # Matplotlib takes half a second to load; the tables do without it.
 
     run_folder = Path(run_folder)
     summary = summarise(bench_records.read(run_folder / "records.jsonl"))
     path = run_folder / "report.html"
-    files.write_text(path, html.page(summary, examples.read(run_folder / "examples.json")))
+    inside = diagnosis.view(bench_diagnosis.read(run_folder / "diagnostics.json"), summary)
+    files.write_text(path, html.page(summary, examples.read(run_folder / "examples.json"), inside))
     return path
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from crosstask.report import plots, words
+from crosstask.report.diagnosis import View
 from crosstask.report.examples import Example
 from crosstask.report.summary import Column, Estimate, Row, Summary
 
@@ -41,7 +42,7 @@ class Line:
     label: str | None = None
 
 
-def page(summary: Summary, examples: Sequence[Example]) -> str:
+def page(summary: Summary, examples: Sequence[Example], diagnosis: View | None = None) -> str:
     """Return the report on `summary` as a whole HTML document."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -61,6 +62,7 @@ def page(summary: Summary, examples: Sequence[Example]) -> str:
         curves=_curves(summary),
         row_curves=_row_curves(summary),
         gains=_gains(summary),
+        diagnosis=diagnosis,
     )
 
 
