@@ -16,6 +16,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from crosstask.errors import DataError
@@ -109,12 +110,11 @@ class Record:
 _SCHEMA = TypeAdapter(Record)
 
 
-def unpacked(record: Record) -> list[bool] | None:
-    """Return on which of its n images, in order of arrival, a record is right; None if it does not say."""
+def unpacked(record: Record) -> np.ndarray | None:
+    """Return on which of its n images, in order of arrival, a record is right, bool [n]; None if it does not say."""
     if record.right is None:
         return None
-    bits = "".join(f"{byte:08b}" for byte in base64.b64decode(record.right))
-    return [bit == "1" for bit in bits[: record.n]]
+    return np.unpackbits(np.frombuffer(base64.b64decode(record.right), np.uint8))[: record.n].astype(bool)
 
 
 def append(path: Path, *records: Record) -> None:

@@ -34,7 +34,9 @@ def _by_method(summary: Summary) -> Table:
         grid.add_column(heading, justify="right", no_wrap=True)
     bold = words.best([column.mean for column in summary.columns])
     for place, (column, (mean, before, gain, *_)) in enumerate(words.by_method(summary)):
-        change = Text(words.with_spread(words.points(gain.mean), gain) if gain else words.NOTHING)
+        change = Text(words.NOTHING)
+        if gain:
+            change = Text(f"{words.with_spread(words.points(gain.mean), gain)} {words.mark(gain)}".rstrip())
         speed = Text(f"{column.cost.images_per_second:,.0f}")
         grid.add_row(Text(words.display(column.label)), _cell(mean, place in bold), _cell(before, False), change, speed)
     return grid
