@@ -1,131 +1,32 @@
-"""The report: what is computed, what is refused, and what the page holds. All numbers here are invented."""
+"""The report: its tables, its words and its page. All numbers here are invented."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
-from scipy import stats
 
 from crosstask import report
-from crosstask.bench import records as bench_records
 from crosstask.bench.records import Record
 from crosstask.errors import DataError
 from crosstask.report import html, words
-from crosstask.report.summary import Column, Summary, summarise, t_quantile
-
-CORRUPTIONS = ("gaussian_noise", "impulse_noise", "defocus_blur", "fog", "brightness", "contrast", "pixelate")
-SOURCE = dict(zip(("clean", *CORRUPTIONS), (0.905, 0.43, 0.37, 0.62, 0.31, 0.79, 0.22, 0.66), strict=True))
-PTBN = dict(zip(("clean", *CORRUPTIONS), (0.9, 0.79, 0.76, 0.83, 0.545, 0.87, 0.785, 0.655), strict=True))
-METHODS: dict[str, tuple[str, int, str, float]] = {  # label: method, steps, reset, gain over PTBN
-    "source": ("source", 0, "batch", 0.0),
-    "ptbn": ("ptbn", 0, "batch", 0.0),
-    "tent": ("tent", 20, "batch", 0.008),
-    "tent-online": ("tent", 1, "corruption", 0.015),
-    "cta": ("cta", 20, "batch", 0.034),
-}
-CURVE = (0, 1, 3, 5, 10, 20)
-
-
-def wobble(*what: object) -> float:
-    """Return a fixed number in -1..1 for a name."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:4], "big") / 2**31 - 1
-
-
-def fake_record(label: str, corruption: str, seed: int, **changes: Any) -> Record:
-    """Return an invented record that looks like a real one."""
-    method, steps, reset, gain = METHODS[label]
-    clean = corruption == "clean"
-    end = SOURCE[corruption] if method == "source" else PTBN[corruption] + gain * (0.1 if clean else 1)
-    end += 0.025 * wobble(corruption, seed) + 0.004 * wobble(label, corruption, seed)
-    end = round(256 * end) / 256
-    start = end if not steps else end - gain * (1.4 if method == "cta" else 0.8)
-    curve = [step for step in CURVE if step <= steps]
-    values: dict[str, Any] = {
-        "method": method,
-        "label": label,
-        "dataset": "fashion-mnist",
-        "corruption": corruption,
-        "severity": 0 if clean else 5,
-        "seed": seed,
-        "steps": steps,
-        "n": 256,
-        "accuracy": end,
-        "accuracy_before": start,
-        "curve": {str(step): end - (end - start) * (1 - step / max(steps, 1)) ** 3 for step in curve},
-        "ece": 0.04 + 0.3 * (1 - end),
-        "nll": 0.25 + 1.9 * (1 - end),
-        "right_to_wrong": 0.0 if method == "source" else 0.02,
-        "wrong_to_right": 0.0 if method == "source" else max(end - SOURCE[corruption], 0) + 0.02,
-        "ms_per_batch": 14.0 + 31.0 * steps * (1.6 if method == "cta" else 1),
-        "images_per_second": 128_000 / (14.0 + 31.0 * steps * (1.6 if method == "cta" else 1)),
-        "peak_memory_mb": 612.0 + 3 * steps,
-        "protocol": {
-            "model": "aligned" if method == "cta" else "supervised",
-            "reset": reset,
-            "stream": "iid",
-            "batch_size": 128,
-            "n": 256,
-            "steps": steps,
-            "curve": curve,
-            "precision": "bfloat16",
-        },
-        "checkpoint": "9f2c" * 16,
-        "config": {"learning_rate": 0.01, "steps": steps} if steps else {},
-        "versions": {"crosstask": "0.1.0", "python": "3.11.9", "torch": "2.13.0"},
-        "device": "invented CPU, 2 cores",
-        "commit": "0123456789abcdef",
-        "command": "crosstask bench recipes/fashion-mnist.toml",
-        "key": f"{label}-{corruption}-{seed}",
-    }
-    return Record(**(values | changes))
-
-
-def fake_records(labels: tuple[str, ...] = tuple(METHODS), seeds: tuple[int, ...] = (0, 1, 2)) -> list[Record]:
-    return [fake_record(label, name, seed) for seed in seeds for name in SOURCE for label in labels]
-
-
-def fake_png(seed: int, noise: int) -> str:
-    grid = np.hypot(*np.mgrid[-14:14, -14:14]) < 9 + seed % 4
-    noisy = grid * 180 + np.random.default_rng(seed).integers(0, noise + 1, grid.shape)
-    file = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def fake_examples(truth: str = "Sneaker") -> list[dict[str, Any]]:
-    return [
-        {
-            "corruption": name,
-            "severity": 5,
-            "truth": truth,
-            "clean_png": fake_png(place, 0),
-            "corrupted_png": fake_png(place, 160),
-            "frozen": {"name": "Bag", "confidence": 0.61},
-            "adapted": {"name": truth if place != 2 else "Ankle boot", "confidence": 0.93},
-        }
-        for place, name in enumerate(CORRUPTIONS[:6])
-    ]
-
-
-def write_run(folder: Path, records: list[Record], examples: list[dict[str, Any]] | None = None) -> Path:
-    for record in records:
-        bench_records.append(folder / "records.jsonl", record)
-    if examples is not None:
-        (folder / "examples.json").write_text(json.dumps({"examples": examples}), encoding="utf-8")
-    return folder
+from crosstask.report.summary import summarise
+from invented import (
+    CORRUPTIONS,
+    METHODS,
+    accuracies,
+    changed,
+    fake_examples,
+    fake_record,
+    fake_records,
+    seed_means,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -138,169 +39,6 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run_folder: Path) -> str:
     return (run_folder / "report.html").read_text(encoding="utf-8")
-
-
-def accuracies(records: list[Record], label: str, corruption: str) -> np.ndarray:
-    return np.array([r.accuracy for r in records if (r.label, r.corruption) == (label, corruption)])
-
-
-def seed_means(records: list[Record], label: str) -> np.ndarray:
-    return np.mean([accuracies(records, label, name) for name in CORRUPTIONS], axis=0)
-
-
-def t_half(values: np.ndarray) -> float:
-    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-    return (high - low) / 2
-
-
-def column_of(summary: Summary, label: str) -> Column:
-    return next(column for column in summary.columns if column.label == label)
-
-
-# What is computed
-
-
-@pytest.mark.parametrize("freedom", [*range(1, 40), 100, 10_000])
-def test_t_quantile_is_that_of_scipy(freedom: int) -> None:
-    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)
-
-
-def test_means_and_intervals_are_those_of_scipy() -> None:
-    records = fake_records()
-    summary = summarise(records)
-    for label in METHODS:
-        column = column_of(summary, label)
-        for row in summary.rows:
-            values = accuracies(records, label, row.corruption)
-            assert (column.cells[row].mean, column.cells[row].half) == pytest.approx(
-                (values.mean(), t_half(values)), abs=2e-5
-            )
-        means = seed_means(records, label)
-        assert column.mean and (column.mean.mean, column.mean.half) == pytest.approx(
-            (means.mean(), t_half(means)), abs=2e-5
-        )
-
-
-def test_differences_are_paired_by_seed() -> None:
-    records = fake_records()
-    summary = summarise(records)
-    ours, source = seed_means(records, "cta"), seed_means(records, "source")
-    for label in ("source", "ptbn", "tent", "tent-online"):
-        column, theirs = column_of(summary, label), seed_means(records, label)
-        assert column.lead
-        assert (column.lead.mean, column.lead.half) == pytest.approx(
-            ((ours - theirs).mean(), t_half(ours - theirs)), abs=2e-5
-        )
-        if label != "source":
-            assert column.gain and column.gain.mean == pytest.approx((theirs - source).mean())
-    assert column_of(summary, "source").gain is None
-    assert column_of(summary, "cta").lead is None
-    fog = next(row for row in summary.rows if row.corruption == "fog")
-    difference = accuracies(records, "cta", "fog") - accuracies(records, "source", "fog")
-    assert column_of(summary, "cta").row_gains[fog].half == pytest.approx(t_half(difference), abs=2e-5)
-
-
-def test_one_seed_has_wilsons_interval_over_images_and_says_so() -> None:
-    records = fake_records(seeds=(4,))
-    summary = summarise(records)
-    column = column_of(summary, "cta")
-    for row in summary.rows:
-        share = accuracies(records, "cta", row.corruption)[0]
-        expected = stats.binomtest(round(share * 256), 256).proportion_ci(method="wilson")
-        assert column.cells[row].half == pytest.approx((expected.high - expected.low) / 2, abs=1e-4)
-        assert (column.cells[row].over, column.cells[row].count) == ("images", 256)
-    assert column.mean and column.mean.over == "images"
-    assert column.gain and column.gain.half is None
-    assert "Wilson" in report.table_markdown(records) and "Student" not in report.table_markdown(records)
-
-
-def test_columns_stand_source_first_and_ours_last_in_any_order_of_records() -> None:
-    records = fake_records()
-    summary = summarise(reversed(records))
-    assert [column.label for column in summary.columns] == list(METHODS)
-    assert summary.adapted is column_of(summary, "cta") and summary.source is column_of(summary, "source")
-
-
-def test_clean_images_are_no_part_of_the_mean() -> None:
-    records = fake_records()
-    worse = [replace(r, accuracy=0.1) if r.corruption == "clean" else r for r in records]
-    assert [c.mean for c in summarise(worse).columns] == [c.mean for c in summarise(records).columns]
-    assert len(summarise(records).rows) == len(CORRUPTIONS)
-
-
-def test_a_mean_waits_until_a_seed_has_every_corruption() -> None:
-    records = [r for r in fake_records() if (r.label, r.corruption, r.seed) != ("tent", "fog", 1)]
-    summary = summarise(records)
-    tent = column_of(summary, "tent")
-    assert tent.mean and tent.mean.count == 2 and summary.gaps == {"tent": ["fog"]}
-    assert tent.lead and tent.lead.count == 2
-    without = [r for r in fake_records() if (r.label, r.corruption) != ("cta", "fog")]
-    assert column_of(summarise(without), "cta").mean is None
-    assert report.headline(without) == "Frozen 48.7 %; CTA is not measured on every corruption yet"
-
-
-def test_curves_run_from_the_prediction_before_any_update_to_the_reported_one() -> None:
-    records = [replace(r, curve={"5": 0.6}) for r in fake_records(labels=("cta",))]
-    curve = summarise(records).columns[0].curve
-    assert list(curve) == [0, 5, 20]
-    assert curve[0].mean == pytest.approx(np.mean([r.accuracy_before for r in records if r.corruption != "clean"]))
-    assert curve[5].mean == pytest.approx(0.6)
-    assert curve[20].mean == pytest.approx(seed_means(records, "cta").mean())
-
-
-def test_a_cell_that_was_measured_twice_counts_once() -> None:
-    records = fake_records()
-    assert summarise([*records, *records[:5]]) == summarise(records)
-
-
-def test_arguments_that_differ_between_records_are_left_out() -> None:
-    records = [replace(r, config={"seed": 7 * r.seed, "steps": 20}) for r in fake_records(labels=("cta",))]
-    assert summarise(records).columns[0].config == {"steps": 20}
-
-
-# What is refused
-
-
-def changed(records: list[Record], where: Callable[[Record], bool], **changes: Any) -> list[Record]:
-    return [replace(r, **changes) if where(r) else r for r in records]
-
-
-def protocol(**changes: Any) -> dict[str, Any]:
-    return fake_record("tent", "fog", 0).protocol | changes
-
-
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([], "no records to report"),
-        (
-            changed(fake_records(), lambda r: r.label == "tent" and r.seed == 2, protocol=protocol(reset="never")),
-            "label 'tent' mixes two protocols.*reset: 'batch' and 'never'",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(batch_size=64)),
-            "must share batch_size, got 128 for 'source', 64 for 'tent'",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol={"n": 256}),
-            "does not say batch_size, precision, stream",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(precision="float32")),
-            "must share precision, got \"bfloat16\" for 'source', \"float32\" for 'tent'",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(table="imagenet")),
-            "must share table, got null for 'source', \"imagenet\" for 'tent'",
-        ),
-        (changed(fake_records(), lambda r: r.seed == 1, dataset="cifar10"), "several data sets"),
-        (changed(fake_records(), lambda r: r.key == "cta-fog-1", method="tent"), "method: 'cta' and 'tent'"),
-        ([*fake_records(), fake_record("cta", "fog", 0, key="other")], "two different records for label 'cta'"),
-    ],
-)  # fmt: skip
-def test_what_does_not_compare_is_refused(records: list[Record], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        report.table_markdown(records)
 
 
 def test_damaged_examples_are_refused(tmp_path: Path) -> None:

@@ -242,12 +242,13 @@ def caption(summary: Summary) -> str:
     """Say what the numbers of the table are."""
     severities = _severities(summary)
     where = f", severity {', '.join(map(str, severities))}" if severities else ""
-    gains = [column.gain for column in summary.columns if column.gain and is_wide(summary)]
-    doubt = f" {MARK} {UNDECIDED}." if any(gain.holds_zero for gain in gains) else ""
-    return (
-        f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}.{doubt} "
-        f"{seed(summary)}"
-    )
+    return f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}. {seed(summary)}"
+
+
+def doubt(summary: Summary) -> str:
+    """Say what the mark at a gain of `by_method` means, or an empty string if there is none."""
+    gains = [column.gain for column in summary.columns if column.gain]
+    return f" {MARK} {UNDECIDED}: the interval holds zero." if any(gain.holds_zero for gain in gains) else ""
 
 
 def seed(summary: Summary) -> str:
@@ -258,27 +259,26 @@ def seed(summary: Summary) -> str:
 
 
 def below_source(summary: Summary) -> list[str]:
-    """Say for each column where it does worse than the frozen model, and where that may be chance."""
-    sentences = []
+    """Say for each column where it does worse than the frozen model; at last, where that may be chance."""
+    shown, doubtful = [], []
     for column in summary.columns:
-        gains = {
-            "clean images" if row == summary.clean else row_name(summary, row): gain
-            for row, gain in column.row_gains.items()
-        }
-        if summary.rows and column.gain:
-            gains = {"average": column.gain} | gains
-        losses = {name: gain for name, gain in gains.items() if _is_loss(gain)}
-        shown = [
-            f"{name} ({with_spread(points(gain.mean), gain)})" for name, gain in losses.items() if not gain.holds_zero
-        ]
-        doubtful = [name for name, gain in losses.items() if gain.holds_zero]
-        name = display(column.label)
-        if shown:
-            rest = f"; lower, but {UNDECIDED}, on {', '.join(doubtful)}" if doubtful else ""
-            sentences.append(f"{name} falls below Source on {', '.join(shown)}{rest}.")
-        elif doubtful:
-            sentences.append(f"{name} is lower than Source, but {UNDECIDED}, on {', '.join(doubtful)}.")
-    return sentences
+        losses = {name: gain for name, gain in _gains(summary, column).items() if gain.mean <= -0.0005}
+        sure = [f"{n} ({with_spread(points(gain.mean), gain)})" for n, gain in losses.items() if not gain.holds_zero]
+        unsure = [name for name, gain in losses.items() if gain.holds_zero]
+        if sure:
+            shown.append(f"{display(column.label)} falls below Source on {', '.join(sure)}.")
+        if unsure:
+            doubtful.append(f"{display(column.label)} on {', '.join(unsure)}")
+    return [*shown, *([f"Lower, but {UNDECIDED}: {'; '.join(doubtful)}."] if doubtful else [])]
+
+
+def _gains(summary: Summary, column: Column) -> dict[str, Estimate]:
+    """Return a column's gains over the frozen model by the names of their rows, the mean as `average`."""
+    gains = {
+        "clean images" if row == summary.clean else row_name(summary, row): gain
+        for row, gain in column.row_gains.items()
+    }
+    return {"average": column.gain} | gains if summary.rows and column.gain else gains
 
 
 def incomplete(summary: Summary) -> list[str]:
@@ -294,7 +294,3 @@ def incomplete(summary: Summary) -> list[str]:
 
 def _severities(summary: Summary) -> list[int]:
     return sorted({row.severity for row in summary.rows})
-
-
-def _is_loss(gain: Estimate) -> bool:
-    return gain.mean <= -0.0005

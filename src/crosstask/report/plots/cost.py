@@ -51,9 +51,11 @@ def accuracy_against_speed(summary: Summary, width: int) -> str:
 
 def _speed_axis(axes: Axes, speeds: Sequence[float]) -> None:
     axes.set_xscale("log")
-    axes.set_xlim(min(speeds) / 1.8, max(speeds) * 1.8)
-    decades = range(math.floor(math.log10(min(speeds) / 2)), math.ceil(math.log10(max(speeds) * 2)) + 1)
-    axes.xaxis.set_major_locator(FixedLocator([10.0**decade for decade in decades]))
+    low, high = min(speeds) / 2.6, max(speeds) * 2.6
+    axes.set_xlim(low, high)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    between = (1, 2, 5) if high / low < 100 else (1,)
+    axes.xaxis.set_major_locator(FixedLocator([digit * 10.0**decade for decade in decades for digit in between]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.grid(axis="x", color=GRID, lw=1)

@@ -30,7 +30,8 @@ def curves(summary: Summary, width: int, height: int) -> str:
             _line(
                 axes, column, {step: 100 * mean.mean for step, mean in column.curve.items()}, tone, _last_step(summary)
             )
-            _band(axes, column, tone)
+            if column is summary.adapted or not words.is_wide(summary):
+                _band(axes, column, tone)
         axes.set_ylim(*_up_to_100(*_band_limits(near)))
         ends = [
             (100 * column.curve[max(column.curve)].mean, names[column.label], tone_of(summary, column))
