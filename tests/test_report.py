@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from crosstask import report
+from crosstask import config, report
 from crosstask.bench.records import Record
 from crosstask.errors import DataError
-from crosstask.report import html, words
+from crosstask.presets import PRESETS
+from crosstask.report import commands, html, plots, protocols, words
 from crosstask.report.summary import summarise
 from invented import (
     CORRUPTIONS,
@@ -24,7 +27,9 @@ from invented import (
     fake_examples,
     fake_record,
     fake_records,
+    modern_records,
     seed_means,
+    wobble,
     write_run,
 )
 
@@ -48,15 +53,30 @@ def test_damaged_examples_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+FEW = [record for record in fake_records() if record.corruption in ("clean", "fog", "contrast")]
+
+
 # Tables and headline
 
 
-def test_what_decided_the_pixels_is_said_where_there_was_a_choice() -> None:
-    assert words.stream(summarise(fake_records())).endswith("in batches of 128.")
-    for frost, told in (("photographs", "the official photographs"), ("procedural", "computed sheets, not the")):
-        records = [replace(r, protocol=r.protocol | {"table": "imagenet", "frost": frost}) for r in fake_records()]
-        said = words.stream(summarise(records))
-        assert f"128. The severities are those of imagenet. Frost is cut from {told}" in said
+def test_the_protocol_is_told_in_words() -> None:
+    def said(**protocol: Any) -> dict[str, str]:
+        return dict(protocols.facts(summarise(modern_records(fake_records(seeds=(0,)), **protocol))))
+
+    assert said()["stream"] == (
+        "For each seed and corruption every method sees the same 256 test images, in the same order."
+    )
+    assert "protocol" not in said() and said()["pace"] == "The stream waits for the method."
+    assert said(preset="tent")["protocol"] == f"tent: {PRESETS['tent'].about}"
+    for frost, told in (("photographs", "the official photographs."), ("procedural", "computed sheets, not the")):
+        assert f"those of imagenet. Frost is cut from {told}" in said(table="imagenet", frost=frost)["corruptions"]
+    several = {"sequence": CORRUPTIONS, "reset": "never"}
+    assert said(shift="mixed", **several)["stream"].startswith("One stream a seed of 7 corruptions mixed")
+    twice = said(shift="gradual", rounds=2, shuffled=True, **several)["stream"]
+    assert "drawn by the seed, 2 rounds of them, the severity of each climbs" in twice
+    assert said(stream="clumped", delta=0.1, slots=5)["classes"].startswith("in clumps: spread over 5 time slots")
+    assert "every 2 forward passes" in said(rate=0.5)["pace"] and "every 1 forward pass," in said(rate=1.0)["pace"]
+    assert said(predict="before")["prediction"].startswith("before the updates")
 
 
 def test_headline() -> None:
@@ -123,8 +143,104 @@ class Outline(HTMLParser):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
+
+
+def table_lines(page: str, section: str) -> dict[str, list[str]]:
+    """Return a section's table: the text of its cells by the name of their line."""
+    (part,) = re.findall(rf'<section id="{section}">(.*?)</section>', page, re.DOTALL)
+    lines = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', part, re.DOTALL)
+    return {Outline(name).text.strip(): [Outline(cell).text for cell in CELL.findall(line)] for name, line in lines}
+
+
+CELL = re.compile(r"<td[^>]*>(.*?)</td>", re.DOTALL)
+
+
+def test_leaders_stand_in_order_with_what_they_are_compared_by(page: str) -> None:
+    summary = summarise(fake_records())
+    lines = table_lines(page, "leaders")
+    means = {words.display(c.label): c.mean.mean for c in summary.columns if c.mean}
+    assert list(lines) == sorted(means, key=lambda name: -means[name])
+    headings = [Outline(text).text for text in re.findall(r'<th scope="col"[^>]*>(.*?)</th>', page.split("<tbody>")[0])]
+    assert headings == [
+        "method", "mean", "over Source", "CTA minus this", "before updates", "images per second", "best steps †",
+    ]  # fmt: skip
+    for column in summary.columns:
+        cells = lines[words.display(column.label)]
+        shown = (column.mean, column.gain, column.lead, column.before if column.added else None)
+        signs = (words.percent, words.points, words.points, words.percent)
+        for cell, estimate, sign in zip(cells[:4], shown, signs, strict=True):
+            assert cell == (f"{sign(estimate.mean)} {words.spread(estimate)}" if estimate else words.NOTHING)
+        assert cells[-1].startswith(words.percent(column.oracle.mean) if column.oracle else words.NOTHING)
+
+
+def test_what_is_chosen_on_test_labels_is_marked_and_never_bold_and_in_no_headline() -> None:
+    records = [replace(r, curve={**r.curve, "3": 0.987}) if r.steps else r for r in fake_records()]
+    page = html.page(summarise(records), [])
+    assert page.count("98.7") >= 3 and "chosen on test labels" in page
+    for cell in re.findall(r"<td[^>]*>[^<]*98\.7|<td[^>]*><b>98\.7", page):
+        assert cell.startswith('<td class="oracle"') and "<b>" not in cell
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert "98.7" not in head and "98.7" not in report.table_markdown(records) + report.headline(records)
+
+
+def test_doubt_is_marked_in_the_tables_of_many_methods() -> None:
+    level = [r for r in wide_records() if r.severity and r.method in ("source", "ptbn")]
+    records = [replace(r, accuracy=0.5 + 0.01 * wobble(r.label, r.seed)) if r in level else r for r in wide_records()]
+    summary = summarise(records)
+    doubtful = {words.display(c.label) for c in summary.columns if c.gain and c.gain.holds_zero}
+    assert "PTBN" in doubtful and "CTA" not in doubtful
+    table = report.table_markdown(records)
+    marked = {line.split("|")[1].strip() for line in table.splitlines() if f" {words.MARK} |" in line}
+    assert marked == doubtful and "no difference shown: the interval holds zero" in table
+    lines = table_lines(html.page(summary, []), "leaders")
+    assert {name for name, cells in lines.items() if cells[1].endswith(words.MARK)} == doubtful
+    assert not {name for name, gain in lines.items() if gain[1] == words.NOTHING} - {"Source"}
+
+
+def test_the_stream_is_drawn_where_a_method_could_change_over_it() -> None:
+    def drawn(records: list[Record]) -> str:
+        summary = summarise(records)
+        return plots.over_stream(summary, html.WIDE, 400) if plots.says_something(summary) else ""
+
+    episodic = [r for r in FEW if r.label != "tent-online"]
+    assert drawn(FEW) == drawn(modern_records(episodic)) == ""
+    online = drawn(modern_records(FEW))
+    assert "tent-online" in online and "Source" in online and "CTA" not in online and "per cent of the stream" in online
+    settings = {"shift": "continual", "reset": "never", "sequence": ("fog", "contrast", "clean")}
+    continual = drawn(modern_records(FEW, **settings))
+    assert "CTA" in continual and continual.index(">fog<") < continual.index(">contrast<") < continual.index(">clean<")
+    assert "per cent of the stream" in drawn(modern_records(FEW, rounds=2, **settings))
+    assert '<section id="stream">' in html.page(summarise(modern_records(FEW)), [])
+
+
+def test_speed_is_drawn_with_every_name_inside_the_plot() -> None:
+    for records in (fake_records(), wide_records()):
+        summary = summarise(records)
+        for width in (html.WIDE, html.NARROW):
+            svg = plots.accuracy_against_speed(summary, width)
+            for column in summary.columns:
+                assert f">{words.display(column.label)}" in svg
+            places = [float(x) for x in re.findall(r'<text[^>]*x="([-\d.]+)"', svg)]
+            assert places and min(places) >= 0 and max(places) <= width
+
+
+def test_the_cost_says_passes_and_pace(page: str) -> None:
+    records = [replace(r, missed=0.5 if r.steps else 0.0) for r in modern_records(FEW, rate=0.5)]
+    page_of_old, page = page, html.page(summarise(records), [])
+    lines = table_lines(page, "cost")
+    assert lines["CTA"][3:6] == ["41", "20", "50.0"] and lines["Source"][3:6] == ["1", "0", "0.0"]
+    assert "a batch comes every 2 forward passes" in page
+    assert "forwards" not in page_of_old
+
+
+def test_harm_names_the_worst_corruption_and_clean_images(page: str) -> None:
+    lines = table_lines(page, "harm")
+    column = next(c for c in summarise(fake_records()).columns if c.label == "cta")
+    assert column.worst and lines["CTA"][4].startswith(f"fog {words.percent(column.cells[column.worst].mean)}")
+    assert lines["CTA"][5].startswith(words.percent(column.clean_before.mean))  # type: ignore[union-attr]
+    assert lines["Source"][5] == words.NOTHING
 
 
 def test_page_is_well_formed_and_holds_every_number(page: str) -> None:
@@ -149,7 +265,8 @@ def test_page_is_well_formed_and_holds_every_number(page: str) -> None:
 
 def test_page_needs_nothing_from_outside_and_stays_small(page: str) -> None:
     outline = Outline(page)
-    assert {tag for tag, _ in outline.tags}.isdisjoint({"script", "link", "iframe", "object"})
+    assert {tag for tag, _ in outline.tags}.isdisjoint({"link", "iframe", "object"})
+    assert [attributes for tag, attributes in outline.tags if tag == "script"] == [{}], "one, inline"
     for _, attributes in outline.tags:
         for name in ("src", "href", "xlink:href", "data", "srcset"):
             assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
@@ -205,11 +322,9 @@ def test_page_escapes_hostile_names(tmp_path: Path) -> None:
     records = changed(records, lambda r: True, device=attack, command=attack, dataset=attack, config={attack: attack})
     page = report.write(write_run(tmp_path, records, fake_examples(truth=attack))).read_text(encoding="utf-8")
     outline = Outline(page)
-    assert "<script" not in page
+    assert page.count("<script") == 1 and "alert" not in page.partition("<script>")[2]
     assert outline.text.count(attack) > 10
 
-
-FEW = [record for record in fake_records() if record.corruption in ("clean", "fog", "contrast")]
 
 UNUSUAL = {
     "one seed": [r for r in FEW if r.seed == 0],
@@ -267,12 +382,10 @@ def test_many_methods_get_a_row_each_with_the_same_numbers() -> None:
         assert cells[3].startswith(words.points(column.gain.mean) if column.gain else words.NOTHING)
         assert len(cells) == 6 + len(words.all_rows(summary))
         assert cells[-2:] == [f"{column.cost.images_per_second:,.0f}", f"{column.cost.peak_memory_mb:,.0f}"]
-    page = html.page(summary, [])
+    lines = table_lines(html.page(summary, []), "accuracy")
     for column in summary.columns:
-        line = re.search(
-            rf'<th scope="row"><i [^>]*></i>{re.escape(words.display(column.label))}</th>(.*?)</tr>', page, re.S
-        )
-        assert line and all(words.percent(cell.mean) in line[1] for cell in column.cells.values())
+        cells = lines[words.display(column.label)]
+        assert cells == [words.percent(column.cells[row].mean) for row in words.all_rows(summary)]
     assert words.leads(summary).count("minus") == 1, "of many peers the best is named"
 
 
@@ -280,3 +393,33 @@ def test_many_methods_fit_the_terminal(capsys) -> None:
     Console(width=80).print(report.table_text(wide_records()))
     shown = capsys.readouterr().out
     assert "over Source" in shown and "images per second" in shown and "…" not in shown
+
+
+def test_each_column_has_a_command_that_measures_it_alone() -> None:
+    records = modern_records(fake_records())
+    summary = summarise(records)
+    command = commands.of_column(summary, summary.columns[3])
+    words_ = shlex.split(command)
+    assert words_[:3] == ["crosstask", "run", "recipes/fashion-mnist.toml"] and words_[3:5] == ["--out", "again"]
+    settings = config.parse_overrides([part for part in words_ if part.startswith("bench.")])["bench"]
+    assert set(settings["columns"]) == {"source", "tent-online"}
+    assert settings["columns"]["tent-online"] == {
+        "method": "tent", "reset": "corruption", "predict": "after", "checkpoint": "supervised",
+        "arguments": {"learning_rate": 0.01, "steps": 1},
+    }  # fmt: skip
+    assert settings["seeds"] == [0, 1, 2] and settings["corruptions"] == ["clean", *CORRUPTIONS]
+    assert commands.one_cell(summary) == "--set 'bench.corruptions=[\"pixelate\"]' --set 'bench.seeds=[2]'"
+    given = changed(records, lambda r: True, command="crosstask bench x --supervised a --aligned b --out c")
+    assert shlex.split(commands.of_column(summarise(given), summarise(given).columns[0]))[1:3] == ["bench", "x"]
+    for strange in ("python my_script.py", "it's broken", ""):
+        found = summarise(changed(records, lambda r: True, command=strange))
+        assert commands.of_column(found, found.columns[0]) == strange
+    page = html.page(summary, [])
+    assert Outline(page).text.count("--out again") == len(METHODS)
+
+
+def test_a_stream_of_several_corruptions_is_measured_again_as_a_whole() -> None:
+    settings = {"shift": "continual", "reset": "never", "sequence": (*CORRUPTIONS, "clean")}
+    summary = summarise(modern_records(fake_records(), **settings))
+    assert "bench.corruptions" not in commands.of_column(summary, summary.columns[1])
+    assert commands.one_cell(summary) == ""

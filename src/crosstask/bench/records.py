@@ -108,6 +108,8 @@ class Record:
 
 
 _SCHEMA = TypeAdapter(Record)
+_NAMES = [field.name for field in fields(Record)]
+_NEEDED = [field.name for field in fields(Record) if field.default is MISSING or field.name == "format"]
 
 
 def unpacked(record: Record) -> np.ndarray | None:
@@ -238,14 +240,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _check(values: dict[str, Any], where: str) -> Record:
     """Return `values` as a record, or raise a `DataError` that names every mistake at once."""
-    names = [field.name for field in fields(Record)]
-    needed = [field.name for field in fields(Record) if field.default is MISSING or field.name == "format"]
     mistakes = [
-        *_listed("missing", [name for name in needed if name not in values]),
-        *_listed("unknown", [name for name in values if name not in names]),
+        *_listed("missing", [name for name in _NEEDED if name not in values]),
+        *_listed("unknown", [name for name in values if name not in _NAMES]),
     ]
     try:
-        record = _SCHEMA.validate_python({name: values[name] for name in names if name in values})
+        record = _SCHEMA.validate_python({name: values[name] for name in _NAMES if name in values})
     except ValidationError as error:
         mistakes += [_explain(mistake) for mistake in error.errors() if mistake["type"] != "missing"]
     if mistakes:

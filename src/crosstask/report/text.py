@@ -58,7 +58,7 @@ def comparison(found: Comparison) -> Group:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(_caption(found)), caption_justify="left")
     grid.add_column("column", no_wrap=True)
     for heading in (first, second, "difference"):
-        grid.add_column(Text(heading), justify="right")
+        grid.add_column(Text(heading), justify="right", overflow="fold")
     grid.add_column("", no_wrap=True)
     for pair in found.pairs:
         change = Text(words.with_spread(words.points(pair.difference.mean), pair.difference))

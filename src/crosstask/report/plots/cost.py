@@ -39,12 +39,11 @@ def accuracy_against_speed(summary: Summary, width: int) -> str:
     with mpl.rc_context(STYLE):
         figure, axes = bare_axes(width, height, left=38, right=24, top=12, bottom=44)
         _speed_axis(axes, [column.cost.images_per_second for column in columns])
-        low, high = _limits(columns)
-        axes.set_ylim(low, high)
+        axes.set_ylim(*_limits(_near(summary, columns)))
         axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_xlabel("images per second", color=MUTED, fontsize=12, labelpad=6)
         for column in columns:
-            _point(axes, column, tone_of(summary, column))
+            _point(axes, column, tone_of(summary, column), axes.get_ylim()[0])
         _name_points(axes, columns)
         return to_svg(figure, f"speed-{width}")
 
@@ -70,10 +69,23 @@ def _limits(columns: Sequence[Column]) -> tuple[float, float]:
     return max(low - slack, -1.0), min(high + slack, 101.0)
 
 
-def _point(axes: Axes, column: Column, tone: str) -> None:
+def _near(summary: Summary, columns: Sequence[Column]) -> list[Column]:
+    """Return the columns that set the scale: all but a frozen model that lies far below the others."""
+    others = [column for column in columns if column is not summary.source]
+    if not summary.source or not summary.source.mean or len(others) < 2:
+        return list(columns)
+    low, high = _limits(others)
+    return others if 100 * summary.source.mean.mean < low - (high - low) else list(columns)
+
+
+def _point(axes: Axes, column: Column, tone: str, floor: float) -> None:
+    """Draw a mean with its interval; what lies below the plot stands on its lower edge."""
     if column.mean:
         mean, half = 100 * column.mean.mean, 100 * (column.mean.half or 0)
         speed = column.cost.images_per_second
+        if mean < floor:
+            axes.plot(speed, floor, marker_of(tone), ms=7, color=tone, mec=PAPER, mew=1, zorder=3, clip_on=False)
+            return
         axes.plot([speed, speed], [mean - half, mean + half], color=tone, lw=1.4, alpha=0.55, zorder=2)
         size = 9 if column.method in ("source", "cta") else 7
         axes.plot(speed, mean, marker_of(tone), ms=size, color=tone, mec=PAPER, mew=1, zorder=3)
@@ -82,15 +94,17 @@ def _point(axes: Axes, column: Column, tone: str) -> None:
 def _name_points(axes: Axes, columns: Sequence[Column]) -> None:
     """Write each name where it covers least, the nearest place first, with a line to a point that is not beside it."""
     axes.figure.canvas.draw()
-    frame = axes.get_window_extent()
+    frame, floor = axes.get_window_extent(), axes.get_ylim()[0]
     points = [
-        tuple(axes.transData.transform((column.cost.images_per_second, 100 * column.mean.mean)))
+        tuple(axes.transData.transform((column.cost.images_per_second, max(100 * column.mean.mean, floor))))
         for column in columns
         if column.mean
     ]
     taken = [Box(left=x - 5, low=y - 5, width=10, height=10) for x, y in points]
     for column, (x, y) in sorted(zip(columns, points, strict=True), key=lambda each: -each[1][1]):
         name = short(words.display(column.label), 16)
+        if column.mean and 100 * column.mean.mean < floor:
+            name += f" {words.percent(column.mean.mean)} \N{DOWNWARDS ARROW}"
         places = [
             Box(left=x + right, low=y + up, width=6.3 * len(name) + 4, height=13) for right, up in _offsets(len(name))
         ]
@@ -110,7 +124,9 @@ def _offsets(letters: int) -> Iterator[tuple[float, float]]:
 
 
 def _inside(box: Box, frame: Any) -> bool:
-    return frame.x0 - 4 <= box.left and box.left + box.width <= frame.x1 + 20 and frame.y0 <= box.low <= frame.y1 - 10
+    return (
+        frame.x0 - 4 <= box.left and box.left + box.width <= frame.x1 + 20 and frame.y0 - 8 <= box.low <= frame.y1 - 10
+    )
 
 
 def _name(axes: Axes, name: str, point: tuple[float, float], box: Box) -> None:

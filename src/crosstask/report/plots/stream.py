@@ -28,7 +28,8 @@ def over_stream(summary: Summary, width: int, height: int) -> str:
     columns, stations = _shown(summary), _stations(summary)
     with mpl.rc_context(STYLE):
         right = 60 + 6.5 * max(len(short(words.display(column.label))) for column in columns)
-        bottom = 40 if len(stations) < 2 else 96
+        upright = width < 500 or len(stations) > 8
+        bottom = 96 if upright and len(stations) > 1 else 40
         figure, axes = bare_axes(
             width, max(height, 22 * len(columns) + 60), left=34, right=right, top=10, bottom=bottom
         )
@@ -98,6 +99,7 @@ def _stream_axis(axes: Axes, summary: Summary, stations: Sequence[Row], width: i
     for border in range(1, len(stations)):
         axes.axvline(border / len(stations), color=GRID, lw=1, zorder=0)
     middles = [(place + 0.5) / len(stations) for place in range(len(stations))]
-    names = [short(words.row_name(summary, row), 16) for row in stations]
-    steep = width < 500 or len(stations) > 8
-    axes.set_xticks(middles, names, rotation=90 if steep else 30, ha="center" if steep else "right", fontsize=11)
+    upright = width < 500 or len(stations) > 8
+    names = [short(words.row_name(summary, row), 18) for row in stations]
+    names = names if upright else [name.replace(" ", "\n", 1) for name in names]
+    axes.set_xticks(middles, names, rotation=90 if upright else 0, fontsize=11)

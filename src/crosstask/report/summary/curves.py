@@ -13,7 +13,7 @@ from crosstask.report.summary.shapes import Estimate, Row
 
 def curve(cells: Cells, rows: Sequence[Row]) -> dict[int, Estimate]:
     """Return the mean accuracy over `rows` by number of updates."""
-    means = {step: mean(cells, rows, _at(step)) for step in _steps(cells)}
+    means = {step: mean(cells, rows, _at(step)) for step in _steps(cells, rows)}
     return {step: found for step, found in means.items() if found}
 
 
@@ -60,8 +60,8 @@ def _at(step: int) -> Figure:
     return lambda record: _curve(record).get(step)
 
 
-def _steps(cells: Cells) -> list[int]:
-    return sorted({step for seeds in cells.values() for record in seeds.values() for step in _curve(record)})
+def _steps(cells: Cells, rows: Sequence[Row]) -> list[int]:
+    return sorted({step for row in rows for record in cells.get(row, {}).values() for step in _curve(record)})
 
 
 def _curve(record: Record) -> dict[int, float]:
