@@ -423,3 +423,26 @@ def test_a_stream_of_several_corruptions_is_measured_again_as_a_whole() -> None:
     summary = summarise(modern_records(fake_records(), **settings))
     assert "bench.corruptions" not in commands.of_column(summary, summary.columns[1])
     assert commands.one_cell(summary) == ""
+
+
+def test_many_corruptions_stand_below_one_another() -> None:
+    many = [
+        replace(r, corruption=f"{r.corruption}_{place}", key=f"{place}{r.key}")
+        for r in wide_records()
+        if r.severity
+        for place in range(4)
+    ]
+    lines = table_lines(html.page(summarise(many), []), "accuracy")
+    assert len(lines) == 4 * len(CORRUPTIONS) + 1 and {len(cells) for cells in lines.values()} == {10}
+
+
+def test_of_many_losses_the_largest_are_named() -> None:
+    names = [f"shift_{place:02}" for place in range(20)]
+    records = [
+        replace(r, corruption=name, accuracy=0.5 - 0.001 * place * (r.label == "cta"), key=f"{r.key}{name}")
+        for r in fake_records(("source", "cta"))
+        if r.corruption == "fog"
+        for place, name in enumerate(names)
+    ]
+    (sentence,) = words.below_source(summarise(records))
+    assert "average (" in sentence and "shift 19 (" in sentence and sentence.endswith("and 14 more.")

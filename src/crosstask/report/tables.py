@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from crosstask.report import words
 from crosstask.report.summary import Column, Estimate, Row, Summary
 
+_MOST_ROWS = 20
+"""Corruptions beyond which even many methods stand side by side, so that the table grows downwards."""
+
 _FULL_TINT = 0.1
 """The strongest tint stands for the table's largest difference, and for ten points at least."""
 
@@ -45,8 +48,15 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A whole table: the names over its columns, each with the label whose colour it has, if any, and its lines."""
+    """A whole table.
 
+    Attributes:
+        first: the name over the names of its lines.
+        headings: the names over its other columns, each with the label whose colour it has, if any.
+        lines: all below.
+    """
+
+    first: str
     headings: Sequence[tuple[str, str | None]]
     lines: Sequence[Line]
 
@@ -75,12 +85,13 @@ def leaders(summary: Summary) -> Sheet:
         )
         for place, column in enumerate(ordered)
     ]
-    return Sheet(headings=[(name, None) for name in said], lines=lines)
+    return Sheet(first="method", headings=[(name, None) for name in said], lines=lines)
 
 
 def accuracies(summary: Summary) -> Sheet:
     """Return every cell: a line a corruption and a column a method, or the other way round for many methods."""
-    return _by_method(summary) if words.is_wide(summary) else _by_row(summary)
+    few = len(words.all_rows(summary)) <= _MOST_ROWS
+    return _by_method(summary) if words.is_wide(summary) and few else _by_row(summary)
 
 
 def _by_row(summary: Summary) -> Sheet:
@@ -92,7 +103,8 @@ def _by_row(summary: Summary) -> Sheet:
     if len(summary.rows) > 1:
         means = [column.mean for column in summary.columns]
         lines.append(Line(name="mean", kind="mean", cells=_cells(means, [0] * len(means))))
-    return Sheet(headings=[(words.display(column.label), column.label) for column in summary.columns], lines=lines)
+    headings = [(words.display(column.label), column.label) for column in summary.columns]
+    return Sheet(first="corruption", headings=headings, lines=lines)
 
 
 def _by_method(summary: Summary) -> Sheet:
@@ -104,7 +116,7 @@ def _by_method(summary: Summary) -> Sheet:
         Line(name=words.display(column.label), kind="row", cells=cells, label=column.label)
         for column, cells in zip(summary.columns, zip(*columns, strict=True), strict=True)
     ]
-    return Sheet(headings=[(words.row_name(summary, row), None) for row in rows], lines=lines)
+    return Sheet(first="method", headings=[(words.row_name(summary, row), None) for row in rows], lines=lines)
 
 
 def _cells(estimates: Sequence[Estimate | None], heats: Sequence[int]) -> list[Cell | None]:

@@ -266,19 +266,25 @@ def below_source(summary: Summary) -> list[str]:
         sure = [f"{n} ({with_spread(points(gain.mean), gain)})" for n, gain in losses.items() if not gain.holds_zero]
         unsure = [name for name, gain in losses.items() if gain.holds_zero]
         if sure:
-            shown.append(f"{display(column.label)} falls below Source on {', '.join(sure)}.")
+            shown.append(f"{display(column.label)} falls below Source on {_few(sure)}.")
         if unsure:
-            doubtful.append(f"{display(column.label)} on {', '.join(unsure)}")
+            doubtful.append(f"{display(column.label)} on {_few(unsure)}")
     return [*shown, *([f"Lower, but {UNDECIDED}: {'; '.join(doubtful)}."] if doubtful else [])]
 
 
 def _gains(summary: Summary, column: Column) -> dict[str, Estimate]:
-    """Return a column's gains over the frozen model by the names of their rows, the mean as `average`."""
+    """Return a column's gains over the frozen model by the names of their rows, lowest first; the mean is `average`."""
     gains = {
         "clean images" if row == summary.clean else row_name(summary, row): gain
-        for row, gain in column.row_gains.items()
+        for row, gain in sorted(column.row_gains.items(), key=lambda each: each[1].mean)
     }
     return {"average": column.gain} | gains if summary.rows and column.gain else gains
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    """Return names in a row, of many the first and how many more there are."""
+    more = [f"and {len(names) - most} more"] if len(names) > most + 1 else []
+    return ", ".join([*(names[:most] if more else names), *more])
 
 
 def incomplete(summary: Summary) -> list[str]:
