@@ -77,6 +77,11 @@ def test_the_protocol_is_told_in_words() -> None:
     assert said(stream="clumped", delta=0.1, slots=5)["classes"].startswith("in clumps: spread over 5 time slots")
     assert "every 2 forward passes" in said(rate=0.5)["pace"] and "every 1 forward pass," in said(rate=1.0)["pace"]
     assert said(predict="before")["prediction"].startswith("before the updates")
+    by_trial = [replace(r, protocol=r.protocol | {"chosen": "held-out", "predict": "before"}) for r in fake_records()]
+    policies = [protocols.policy(column) for column in summarise(by_trial).columns]
+    assert policies[2].startswith("20 updates per batch; back to its source state before every batch")
+    assert "predicts before the updates" in policies[2] and "chosen under held-out corruptions" in policies[2]
+    assert policies[0] == "does not learn"
 
 
 def test_headline() -> None:

@@ -19,6 +19,11 @@ _PREDICTIONS = {
     "before": "before the updates on the batch, so that they help later batches alone",
 }
 
+_CHOICES = {
+    "held-out": "steps and learning rate chosen under held-out corruptions of source images",
+    "clean": "steps and learning rate chosen on clean source images",
+}
+
 _FROST = {"photographs": "the official photographs", "procedural": "computed sheets, not the official photographs"}
 
 
@@ -72,8 +77,12 @@ def policy(column: Column) -> str:
     start = _start(column.method, column.protocol.get("model", "supervised"))
     if not column.steps:
         return f"{start}does not learn"
-    told = f"{start}{_count(column.steps, 'update')} per batch; {reset(column)}"
-    return told if column.protocol["predict"] == "after" else f"{told}; predicts {_PREDICTIONS['before']}"
+    told = [f"{start}{_count(column.steps, 'update')} per batch", reset(column)]
+    if column.protocol["predict"] == "before":
+        told.append(f"predicts {_PREDICTIONS['before']}")
+    if column.protocol.get("chosen") in _CHOICES:
+        told.append(_CHOICES[column.protocol["chosen"]])
+    return "; ".join(told)
 
 
 def reset(column: Column) -> str:

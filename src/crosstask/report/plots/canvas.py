@@ -20,7 +20,7 @@ from crosstask.report.summary import Column, Summary
 INK, MUTED, GRID, PAPER, GAIN, LOSS = (f"#01010{digit}" for digit in range(1, 7))
 _SERIES = ("source", "cta", "1", "2", "3", "4", "5", "6")
 _MARKERS = dict(zip(_SERIES, "oosD^vPX", strict=True))
-_VARIABLES = {
+VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
@@ -137,6 +137,6 @@ def to_svg(figure: Figure, prefix: str) -> str:
     head = re.sub(r'\s(?:width|height|version|xmlns)="[^"]*"', "", head)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    for sentinel, variable in _VARIABLES.items():
+    for sentinel, variable in VARIABLES.items():
         body = body.replace(sentinel, variable)
     return head + mark + body

@@ -9,10 +9,10 @@ from crosstask.data.severities import CLEAN
 from crosstask.report.summary import columns as _columns
 from crosstask.report.summary.cells import Cells, by_label, row_of
 from crosstask.report.summary.comparable import SHARED, check, without_repeats
-from crosstask.report.summary.estimates import t_quantile
+from crosstask.report.summary.estimates import over_seeds, t_quantile
 from crosstask.report.summary.shapes import Column, Cost, Estimate, Origin, Row, Summary
 
-__all__ = ["Column", "Cost", "Estimate", "Origin", "Row", "Summary", "summarise", "t_quantile"]
+__all__ = ["Column", "Cost", "Estimate", "Origin", "Row", "Summary", "over_seeds", "summarise", "t_quantile"]
 
 
 def summarise(records: Iterable[Record]) -> Summary:
