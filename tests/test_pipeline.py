@@ -21,6 +21,8 @@ from PIL import Image
 from crosstask import checkpoint, cli
 from crosstask.bench import records
 from crosstask.data.corruptions.frost_sheets import texture
+from crosstask.report import commands
+from crosstask.report.summary import summarise
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -503,3 +505,16 @@ def test_the_command_itself_prints_no_traceback() -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_reports_command_for_a_column_measures_the_same_numbers_again(finished: Path, tmp_path: Path) -> None:
+    summary = summarise(records.read(finished / "records.jsonl"))
+    column = next(column for column in summary.columns if column.label == "tent-online")
+    command = shlex.split(commands.of_column(summary, column) + " " + commands.one_cell(summary))
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, env=ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    again = {figures for figures in numbers(tmp_path / "again") if figures[0] == "tent-online"}
+    assert len(again) == 1 and again <= set(numbers(finished))

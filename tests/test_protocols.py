@@ -155,7 +155,7 @@ def test_every_stream_ends_in_a_record_a_corruption_that_agrees_with_a_recomputa
             own = [hit for hit, where in zip(right.tolist(), names, strict=True) if where == name]
             record = found["source", name]
             assert record.n == len(own) == n
-            assert records.unpacked(record) == own
+            assert records.unpacked(record).tolist() == own
             assert record.accuracy == record.accuracy_before == pytest.approx(sum(own) / len(own))
             assert record.severity == settings.get("severity", 5)
             assert record.right_to_wrong == record.wrong_to_right == record.missed == 0

@@ -1,131 +1,37 @@
-"""The report: what is computed, what is refused, and what the page holds. All numbers here are invented."""
+"""The report: its tables, its words and its page. All numbers here are invented."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-import json
 import re
-from collections.abc import Callable
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
-from scipy import stats
 
-from crosstask import report
-from crosstask.bench import records as bench_records
+from crosstask import config, report
 from crosstask.bench.records import Record
 from crosstask.errors import DataError
-from crosstask.report import html, words
-from crosstask.report.summary import Column, Summary, summarise, t_quantile
-
-CORRUPTIONS = ("gaussian_noise", "impulse_noise", "defocus_blur", "fog", "brightness", "contrast", "pixelate")
-SOURCE = dict(zip(("clean", *CORRUPTIONS), (0.905, 0.43, 0.37, 0.62, 0.31, 0.79, 0.22, 0.66), strict=True))
-PTBN = dict(zip(("clean", *CORRUPTIONS), (0.9, 0.79, 0.76, 0.83, 0.545, 0.87, 0.785, 0.655), strict=True))
-METHODS: dict[str, tuple[str, int, str, float]] = {  # label: method, steps, reset, gain over PTBN
-    "source": ("source", 0, "batch", 0.0),
-    "ptbn": ("ptbn", 0, "batch", 0.0),
-    "tent": ("tent", 20, "batch", 0.008),
-    "tent-online": ("tent", 1, "corruption", 0.015),
-    "cta": ("cta", 20, "batch", 0.034),
-}
-CURVE = (0, 1, 3, 5, 10, 20)
-
-
-def wobble(*what: object) -> float:
-    """Return a fixed number in -1..1 for a name."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:4], "big") / 2**31 - 1
-
-
-def fake_record(label: str, corruption: str, seed: int, **changes: Any) -> Record:
-    """Return an invented record that looks like a real one."""
-    method, steps, reset, gain = METHODS[label]
-    clean = corruption == "clean"
-    end = SOURCE[corruption] if method == "source" else PTBN[corruption] + gain * (0.1 if clean else 1)
-    end += 0.025 * wobble(corruption, seed) + 0.004 * wobble(label, corruption, seed)
-    end = round(256 * end) / 256
-    start = end if not steps else end - gain * (1.4 if method == "cta" else 0.8)
-    curve = [step for step in CURVE if step <= steps]
-    values: dict[str, Any] = {
-        "method": method,
-        "label": label,
-        "dataset": "fashion-mnist",
-        "corruption": corruption,
-        "severity": 0 if clean else 5,
-        "seed": seed,
-        "steps": steps,
-        "n": 256,
-        "accuracy": end,
-        "accuracy_before": start,
-        "curve": {str(step): end - (end - start) * (1 - step / max(steps, 1)) ** 3 for step in curve},
-        "ece": 0.04 + 0.3 * (1 - end),
-        "nll": 0.25 + 1.9 * (1 - end),
-        "right_to_wrong": 0.0 if method == "source" else 0.02,
-        "wrong_to_right": 0.0 if method == "source" else max(end - SOURCE[corruption], 0) + 0.02,
-        "ms_per_batch": 14.0 + 31.0 * steps * (1.6 if method == "cta" else 1),
-        "images_per_second": 128_000 / (14.0 + 31.0 * steps * (1.6 if method == "cta" else 1)),
-        "peak_memory_mb": 612.0 + 3 * steps,
-        "protocol": {
-            "model": "aligned" if method == "cta" else "supervised",
-            "reset": reset,
-            "stream": "iid",
-            "batch_size": 128,
-            "n": 256,
-            "steps": steps,
-            "curve": curve,
-            "precision": "bfloat16",
-        },
-        "checkpoint": "9f2c" * 16,
-        "config": {"learning_rate": 0.01, "steps": steps} if steps else {},
-        "versions": {"crosstask": "0.1.0", "python": "3.11.9", "torch": "2.13.0"},
-        "device": "invented CPU, 2 cores",
-        "commit": "0123456789abcdef",
-        "command": "crosstask bench recipes/fashion-mnist.toml",
-        "key": f"{label}-{corruption}-{seed}",
-    }
-    return Record(**(values | changes))
-
-
-def fake_records(labels: tuple[str, ...] = tuple(METHODS), seeds: tuple[int, ...] = (0, 1, 2)) -> list[Record]:
-    return [fake_record(label, name, seed) for seed in seeds for name in SOURCE for label in labels]
-
-
-def fake_png(seed: int, noise: int) -> str:
-    grid = np.hypot(*np.mgrid[-14:14, -14:14]) < 9 + seed % 4
-    noisy = grid * 180 + np.random.default_rng(seed).integers(0, noise + 1, grid.shape)
-    file = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def fake_examples(truth: str = "Sneaker") -> list[dict[str, Any]]:
-    return [
-        {
-            "corruption": name,
-            "severity": 5,
-            "truth": truth,
-            "clean_png": fake_png(place, 0),
-            "corrupted_png": fake_png(place, 160),
-            "frozen": {"name": "Bag", "confidence": 0.61},
-            "adapted": {"name": truth if place != 2 else "Ankle boot", "confidence": 0.93},
-        }
-        for place, name in enumerate(CORRUPTIONS[:6])
-    ]
-
-
-def write_run(folder: Path, records: list[Record], examples: list[dict[str, Any]] | None = None) -> Path:
-    for record in records:
-        bench_records.append(folder / "records.jsonl", record)
-    if examples is not None:
-        (folder / "examples.json").write_text(json.dumps({"examples": examples}), encoding="utf-8")
-    return folder
+from crosstask.presets import PRESETS
+from crosstask.report import commands, html, plots, protocols, words
+from crosstask.report.summary import summarise
+from invented import (
+    CORRUPTIONS,
+    METHODS,
+    accuracies,
+    changed,
+    fake_examples,
+    fake_record,
+    fake_records,
+    modern_records,
+    seed_means,
+    wobble,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,169 +46,6 @@ def page(run_folder: Path) -> str:
     return (run_folder / "report.html").read_text(encoding="utf-8")
 
 
-def accuracies(records: list[Record], label: str, corruption: str) -> np.ndarray:
-    return np.array([r.accuracy for r in records if (r.label, r.corruption) == (label, corruption)])
-
-
-def seed_means(records: list[Record], label: str) -> np.ndarray:
-    return np.mean([accuracies(records, label, name) for name in CORRUPTIONS], axis=0)
-
-
-def t_half(values: np.ndarray) -> float:
-    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
-    return (high - low) / 2
-
-
-def column_of(summary: Summary, label: str) -> Column:
-    return next(column for column in summary.columns if column.label == label)
-
-
-# What is computed
-
-
-@pytest.mark.parametrize("freedom", [*range(1, 40), 100, 10_000])
-def test_t_quantile_is_that_of_scipy(freedom: int) -> None:
-    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)
-
-
-def test_means_and_intervals_are_those_of_scipy() -> None:
-    records = fake_records()
-    summary = summarise(records)
-    for label in METHODS:
-        column = column_of(summary, label)
-        for row in summary.rows:
-            values = accuracies(records, label, row.corruption)
-            assert (column.cells[row].mean, column.cells[row].half) == pytest.approx(
-                (values.mean(), t_half(values)), abs=2e-5
-            )
-        means = seed_means(records, label)
-        assert column.mean and (column.mean.mean, column.mean.half) == pytest.approx(
-            (means.mean(), t_half(means)), abs=2e-5
-        )
-
-
-def test_differences_are_paired_by_seed() -> None:
-    records = fake_records()
-    summary = summarise(records)
-    ours, source = seed_means(records, "cta"), seed_means(records, "source")
-    for label in ("source", "ptbn", "tent", "tent-online"):
-        column, theirs = column_of(summary, label), seed_means(records, label)
-        assert column.lead
-        assert (column.lead.mean, column.lead.half) == pytest.approx(
-            ((ours - theirs).mean(), t_half(ours - theirs)), abs=2e-5
-        )
-        if label != "source":
-            assert column.gain and column.gain.mean == pytest.approx((theirs - source).mean())
-    assert column_of(summary, "source").gain is None
-    assert column_of(summary, "cta").lead is None
-    fog = next(row for row in summary.rows if row.corruption == "fog")
-    difference = accuracies(records, "cta", "fog") - accuracies(records, "source", "fog")
-    assert column_of(summary, "cta").row_gains[fog].half == pytest.approx(t_half(difference), abs=2e-5)
-
-
-def test_one_seed_has_wilsons_interval_over_images_and_says_so() -> None:
-    records = fake_records(seeds=(4,))
-    summary = summarise(records)
-    column = column_of(summary, "cta")
-    for row in summary.rows:
-        share = accuracies(records, "cta", row.corruption)[0]
-        expected = stats.binomtest(round(share * 256), 256).proportion_ci(method="wilson")
-        assert column.cells[row].half == pytest.approx((expected.high - expected.low) / 2, abs=1e-4)
-        assert (column.cells[row].over, column.cells[row].count) == ("images", 256)
-    assert column.mean and column.mean.over == "images"
-    assert column.gain and column.gain.half is None
-    assert "Wilson" in report.table_markdown(records) and "Student" not in report.table_markdown(records)
-
-
-def test_columns_stand_source_first_and_ours_last_in_any_order_of_records() -> None:
-    records = fake_records()
-    summary = summarise(reversed(records))
-    assert [column.label for column in summary.columns] == list(METHODS)
-    assert summary.adapted is column_of(summary, "cta") and summary.source is column_of(summary, "source")
-
-
-def test_clean_images_are_no_part_of_the_mean() -> None:
-    records = fake_records()
-    worse = [replace(r, accuracy=0.1) if r.corruption == "clean" else r for r in records]
-    assert [c.mean for c in summarise(worse).columns] == [c.mean for c in summarise(records).columns]
-    assert len(summarise(records).rows) == len(CORRUPTIONS)
-
-
-def test_a_mean_waits_until_a_seed_has_every_corruption() -> None:
-    records = [r for r in fake_records() if (r.label, r.corruption, r.seed) != ("tent", "fog", 1)]
-    summary = summarise(records)
-    tent = column_of(summary, "tent")
-    assert tent.mean and tent.mean.count == 2 and summary.gaps == {"tent": ["fog"]}
-    assert tent.lead and tent.lead.count == 2
-    without = [r for r in fake_records() if (r.label, r.corruption) != ("cta", "fog")]
-    assert column_of(summarise(without), "cta").mean is None
-    assert report.headline(without) == "Frozen 48.7 %; CTA is not measured on every corruption yet"
-
-
-def test_curves_run_from_the_prediction_before_any_update_to_the_reported_one() -> None:
-    records = [replace(r, curve={"5": 0.6}) for r in fake_records(labels=("cta",))]
-    curve = summarise(records).columns[0].curve
-    assert list(curve) == [0, 5, 20]
-    assert curve[0].mean == pytest.approx(np.mean([r.accuracy_before for r in records if r.corruption != "clean"]))
-    assert curve[5].mean == pytest.approx(0.6)
-    assert curve[20].mean == pytest.approx(seed_means(records, "cta").mean())
-
-
-def test_a_cell_that_was_measured_twice_counts_once() -> None:
-    records = fake_records()
-    assert summarise([*records, *records[:5]]) == summarise(records)
-
-
-def test_arguments_that_differ_between_records_are_left_out() -> None:
-    records = [replace(r, config={"seed": 7 * r.seed, "steps": 20}) for r in fake_records(labels=("cta",))]
-    assert summarise(records).columns[0].config == {"steps": 20}
-
-
-# What is refused
-
-
-def changed(records: list[Record], where: Callable[[Record], bool], **changes: Any) -> list[Record]:
-    return [replace(r, **changes) if where(r) else r for r in records]
-
-
-def protocol(**changes: Any) -> dict[str, Any]:
-    return fake_record("tent", "fog", 0).protocol | changes
-
-
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([], "no records to report"),
-        (
-            changed(fake_records(), lambda r: r.label == "tent" and r.seed == 2, protocol=protocol(reset="never")),
-            "label 'tent' mixes two protocols.*reset: 'batch' and 'never'",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(batch_size=64)),
-            "must share batch_size, got 128 for 'source', 64 for 'tent'",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol={"n": 256}),
-            "does not say batch_size, precision, stream",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(precision="float32")),
-            "must share precision, got \"bfloat16\" for 'source', \"float32\" for 'tent'",
-        ),
-        (
-            changed(fake_records(), lambda r: r.label == "tent", protocol=protocol(table="imagenet")),
-            "must share table, got null for 'source', \"imagenet\" for 'tent'",
-        ),
-        (changed(fake_records(), lambda r: r.seed == 1, dataset="cifar10"), "several data sets"),
-        (changed(fake_records(), lambda r: r.key == "cta-fog-1", method="tent"), "method: 'cta' and 'tent'"),
-        ([*fake_records(), fake_record("cta", "fog", 0, key="other")], "two different records for label 'cta'"),
-    ],
-)  # fmt: skip
-def test_what_does_not_compare_is_refused(records: list[Record], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        report.table_markdown(records)
-
-
 def test_damaged_examples_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, fake_records(seeds=(0,)), [fake_examples()[0] | {"clean_png": "bm90IGEgcG5n"}])
     with pytest.raises(DataError, match=r"examples\.json: examples\.0\.clean_png: .*PNG"):
@@ -310,15 +53,35 @@ def test_damaged_examples_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+FEW = [record for record in fake_records() if record.corruption in ("clean", "fog", "contrast")]
+
+
 # Tables and headline
 
 
-def test_what_decided_the_pixels_is_said_where_there_was_a_choice() -> None:
-    assert words.stream(summarise(fake_records())).endswith("in batches of 128.")
-    for frost, told in (("photographs", "the official photographs"), ("procedural", "computed sheets, not the")):
-        records = [replace(r, protocol=r.protocol | {"table": "imagenet", "frost": frost}) for r in fake_records()]
-        said = words.stream(summarise(records))
-        assert f"128. The severities are those of imagenet. Frost is cut from {told}" in said
+def test_the_protocol_is_told_in_words() -> None:
+    def said(**protocol: Any) -> dict[str, str]:
+        return dict(protocols.facts(summarise(modern_records(fake_records(seeds=(0,)), **protocol))))
+
+    assert said()["stream"] == (
+        "For each seed and corruption every method sees the same 256 test images, in the same order."
+    )
+    assert "protocol" not in said() and said()["pace"] == "The stream waits for the method."
+    assert said(preset="tent")["protocol"] == f"tent: {PRESETS['tent'].about}"
+    for frost, told in (("photographs", "the official photographs."), ("procedural", "computed sheets, not the")):
+        assert f"those of imagenet. Frost is cut from {told}" in said(table="imagenet", frost=frost)["corruptions"]
+    several = {"sequence": CORRUPTIONS, "reset": "never"}
+    assert said(shift="mixed", **several)["stream"].startswith("One stream a seed of 7 corruptions mixed")
+    twice = said(shift="gradual", rounds=2, shuffled=True, **several)["stream"]
+    assert "drawn by the seed, 2 rounds of them, the severity of each climbs" in twice
+    assert said(stream="clumped", delta=0.1, slots=5)["classes"].startswith("in clumps: spread over 5 time slots")
+    assert "every 2 forward passes" in said(rate=0.5)["pace"] and "every 1 forward pass," in said(rate=1.0)["pace"]
+    assert said(predict="before")["prediction"].startswith("before the updates")
+    by_trial = [replace(r, protocol=r.protocol | {"chosen": "held-out", "predict": "before"}) for r in fake_records()]
+    policies = [protocols.policy(column) for column in summarise(by_trial).columns]
+    assert policies[2].startswith("20 updates per batch; back to its source state before every batch")
+    assert "predicts before the updates" in policies[2] and "chosen under held-out corruptions" in policies[2]
+    assert policies[0] == "does not learn"
 
 
 def test_headline() -> None:
@@ -385,8 +148,104 @@ class Outline(HTMLParser):
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
+
+
+def table_lines(page: str, section: str) -> dict[str, list[str]]:
+    """Return a section's table: the text of its cells by the name of their line."""
+    (part,) = re.findall(rf'<section id="{section}">(.*?)</section>', page, re.DOTALL)
+    lines = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', part, re.DOTALL)
+    return {Outline(name).text.strip(): [Outline(cell).text for cell in CELL.findall(line)] for name, line in lines}
+
+
+CELL = re.compile(r"<td[^>]*>(.*?)</td>", re.DOTALL)
+
+
+def test_leaders_stand_in_order_with_what_they_are_compared_by(page: str) -> None:
+    summary = summarise(fake_records())
+    lines = table_lines(page, "leaders")
+    means = {words.display(c.label): c.mean.mean for c in summary.columns if c.mean}
+    assert list(lines) == sorted(means, key=lambda name: -means[name])
+    headings = [Outline(text).text for text in re.findall(r'<th scope="col"[^>]*>(.*?)</th>', page.split("<tbody>")[0])]
+    assert headings == [
+        "method", "mean", "over Source", "CTA minus this", "before updates", "images per second", "best steps †",
+    ]  # fmt: skip
+    for column in summary.columns:
+        cells = lines[words.display(column.label)]
+        shown = (column.mean, column.gain, column.lead, column.before if column.added else None)
+        signs = (words.percent, words.points, words.points, words.percent)
+        for cell, estimate, sign in zip(cells[:4], shown, signs, strict=True):
+            assert cell == (f"{sign(estimate.mean)} {words.spread(estimate)}" if estimate else words.NOTHING)
+        assert cells[-1].startswith(words.percent(column.oracle.mean) if column.oracle else words.NOTHING)
+
+
+def test_what_is_chosen_on_test_labels_is_marked_and_never_bold_and_in_no_headline() -> None:
+    records = [replace(r, curve={**r.curve, "3": 0.987}) if r.steps else r for r in fake_records()]
+    page = html.page(summarise(records), [])
+    assert page.count("98.7") >= 3 and "chosen on test labels" in page
+    for cell in re.findall(r"<td[^>]*>[^<]*98\.7|<td[^>]*><b>98\.7", page):
+        assert cell.startswith('<td class="oracle"') and "<b>" not in cell
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert "98.7" not in head and "98.7" not in report.table_markdown(records) + report.headline(records)
+
+
+def test_doubt_is_marked_in_the_tables_of_many_methods() -> None:
+    level = [r for r in wide_records() if r.severity and r.method in ("source", "ptbn")]
+    records = [replace(r, accuracy=0.5 + 0.01 * wobble(r.label, r.seed)) if r in level else r for r in wide_records()]
+    summary = summarise(records)
+    doubtful = {words.display(c.label) for c in summary.columns if c.gain and c.gain.holds_zero}
+    assert "PTBN" in doubtful and "CTA" not in doubtful
+    table = report.table_markdown(records)
+    marked = {line.split("|")[1].strip() for line in table.splitlines() if f" {words.MARK} |" in line}
+    assert marked == doubtful and "no difference shown: the interval holds zero" in table
+    lines = table_lines(html.page(summary, []), "leaders")
+    assert {name for name, cells in lines.items() if cells[1].endswith(words.MARK)} == doubtful
+    assert not {name for name, gain in lines.items() if gain[1] == words.NOTHING} - {"Source"}
+
+
+def test_the_stream_is_drawn_where_a_method_could_change_over_it() -> None:
+    def drawn(records: list[Record]) -> str:
+        summary = summarise(records)
+        return plots.over_stream(summary, html.WIDE, 400) if plots.says_something(summary) else ""
+
+    episodic = [r for r in FEW if r.label != "tent-online"]
+    assert drawn(FEW) == drawn(modern_records(episodic)) == ""
+    online = drawn(modern_records(FEW))
+    assert "tent-online" in online and "Source" in online and "CTA" not in online and "per cent of the stream" in online
+    settings = {"shift": "continual", "reset": "never", "sequence": ("fog", "contrast", "clean")}
+    continual = drawn(modern_records(FEW, **settings))
+    assert "CTA" in continual and continual.index(">fog<") < continual.index(">contrast<") < continual.index(">clean<")
+    assert "per cent of the stream" in drawn(modern_records(FEW, rounds=2, **settings))
+    assert '<section id="stream">' in html.page(summarise(modern_records(FEW)), [])
+
+
+def test_speed_is_drawn_with_every_name_inside_the_plot() -> None:
+    for records in (fake_records(), wide_records()):
+        summary = summarise(records)
+        for width in (html.WIDE, html.NARROW):
+            svg = plots.accuracy_against_speed(summary, width)
+            for column in summary.columns:
+                assert f">{words.display(column.label)}" in svg
+            places = [float(x) for x in re.findall(r'<text[^>]*x="([-\d.]+)"', svg)]
+            assert places and min(places) >= 0 and max(places) <= width
+
+
+def test_the_cost_says_passes_and_pace(page: str) -> None:
+    records = [replace(r, missed=0.5 if r.steps else 0.0) for r in modern_records(FEW, rate=0.5)]
+    page_of_old, page = page, html.page(summarise(records), [])
+    lines = table_lines(page, "cost")
+    assert lines["CTA"][3:6] == ["41", "20", "50.0"] and lines["Source"][3:6] == ["1", "0", "0.0"]
+    assert "a batch comes every 2 forward passes" in page
+    assert "forwards" not in page_of_old
+
+
+def test_harm_names_the_worst_corruption_and_clean_images(page: str) -> None:
+    lines = table_lines(page, "harm")
+    column = next(c for c in summarise(fake_records()).columns if c.label == "cta")
+    assert column.worst and lines["CTA"][4].startswith(f"fog {words.percent(column.cells[column.worst].mean)}")
+    assert lines["CTA"][5].startswith(words.percent(column.clean_before.mean))  # type: ignore[union-attr]
+    assert lines["Source"][5] == words.NOTHING
 
 
 def test_page_is_well_formed_and_holds_every_number(page: str) -> None:
@@ -411,7 +270,8 @@ def test_page_is_well_formed_and_holds_every_number(page: str) -> None:
 
 def test_page_needs_nothing_from_outside_and_stays_small(page: str) -> None:
     outline = Outline(page)
-    assert {tag for tag, _ in outline.tags}.isdisjoint({"script", "link", "iframe", "object"})
+    assert {tag for tag, _ in outline.tags}.isdisjoint({"link", "iframe", "object"})
+    assert [attributes for tag, attributes in outline.tags if tag == "script"] == [{}], "one, inline"
     for _, attributes in outline.tags:
         for name in ("src", "href", "xlink:href", "data", "srcset"):
             assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
@@ -467,11 +327,9 @@ def test_page_escapes_hostile_names(tmp_path: Path) -> None:
     records = changed(records, lambda r: True, device=attack, command=attack, dataset=attack, config={attack: attack})
     page = report.write(write_run(tmp_path, records, fake_examples(truth=attack))).read_text(encoding="utf-8")
     outline = Outline(page)
-    assert "<script" not in page
+    assert page.count("<script") == 1 and "alert" not in page.partition("<script>")[2]
     assert outline.text.count(attack) > 10
 
-
-FEW = [record for record in fake_records() if record.corruption in ("clean", "fog", "contrast")]
 
 UNUSUAL = {
     "one seed": [r for r in FEW if r.seed == 0],
@@ -529,12 +387,10 @@ def test_many_methods_get_a_row_each_with_the_same_numbers() -> None:
         assert cells[3].startswith(words.points(column.gain.mean) if column.gain else words.NOTHING)
         assert len(cells) == 6 + len(words.all_rows(summary))
         assert cells[-2:] == [f"{column.cost.images_per_second:,.0f}", f"{column.cost.peak_memory_mb:,.0f}"]
-    page = html.page(summary, [])
+    lines = table_lines(html.page(summary, []), "accuracy")
     for column in summary.columns:
-        line = re.search(
-            rf'<th scope="row"><i [^>]*></i>{re.escape(words.display(column.label))}</th>(.*?)</tr>', page, re.S
-        )
-        assert line and all(words.percent(cell.mean) in line[1] for cell in column.cells.values())
+        cells = lines[words.display(column.label)]
+        assert cells == [words.percent(column.cells[row].mean) for row in words.all_rows(summary)]
     assert words.leads(summary).count("minus") == 1, "of many peers the best is named"
 
 
@@ -542,3 +398,56 @@ def test_many_methods_fit_the_terminal(capsys) -> None:
     Console(width=80).print(report.table_text(wide_records()))
     shown = capsys.readouterr().out
     assert "over Source" in shown and "images per second" in shown and "…" not in shown
+
+
+def test_each_column_has_a_command_that_measures_it_alone() -> None:
+    records = modern_records(fake_records())
+    summary = summarise(records)
+    command = commands.of_column(summary, summary.columns[3])
+    words_ = shlex.split(command)
+    assert words_[:3] == ["crosstask", "run", "recipes/fashion-mnist.toml"] and words_[3:5] == ["--out", "again"]
+    settings = config.parse_overrides([part for part in words_ if part.startswith("bench.")])["bench"]
+    assert set(settings["columns"]) == {"source", "tent-online"}
+    assert settings["columns"]["tent-online"] == {
+        "method": "tent", "reset": "corruption", "predict": "after", "checkpoint": "supervised",
+        "arguments": {"learning_rate": 0.01, "steps": 1},
+    }  # fmt: skip
+    assert settings["seeds"] == [0, 1, 2] and settings["corruptions"] == ["clean", *CORRUPTIONS]
+    assert commands.one_cell(summary) == "--set 'bench.corruptions=[\"pixelate\"]' --set 'bench.seeds=[2]'"
+    given = changed(records, lambda r: True, command="crosstask bench x --supervised a --aligned b --out c")
+    assert shlex.split(commands.of_column(summarise(given), summarise(given).columns[0]))[1:3] == ["bench", "x"]
+    for strange in ("python my_script.py", "it's broken", ""):
+        found = summarise(changed(records, lambda r: True, command=strange))
+        assert commands.of_column(found, found.columns[0]) == strange
+    page = html.page(summary, [])
+    assert Outline(page).text.count("--out again") == len(METHODS)
+
+
+def test_a_stream_of_several_corruptions_is_measured_again_as_a_whole() -> None:
+    settings = {"shift": "continual", "reset": "never", "sequence": (*CORRUPTIONS, "clean")}
+    summary = summarise(modern_records(fake_records(), **settings))
+    assert "bench.corruptions" not in commands.of_column(summary, summary.columns[1])
+    assert commands.one_cell(summary) == ""
+
+
+def test_many_corruptions_stand_below_one_another() -> None:
+    many = [
+        replace(r, corruption=f"{r.corruption}_{place}", key=f"{place}{r.key}")
+        for r in wide_records()
+        if r.severity
+        for place in range(4)
+    ]
+    lines = table_lines(html.page(summarise(many), []), "accuracy")
+    assert len(lines) == 4 * len(CORRUPTIONS) + 1 and {len(cells) for cells in lines.values()} == {10}
+
+
+def test_of_many_losses_the_largest_are_named() -> None:
+    names = [f"shift_{place:02}" for place in range(20)]
+    records = [
+        replace(r, corruption=name, accuracy=0.5 - 0.001 * place * (r.label == "cta"), key=f"{r.key}{name}")
+        for r in fake_records(("source", "cta"))
+        if r.corruption == "fog"
+        for place, name in enumerate(names)
+    ]
+    (sentence,) = words.below_source(summarise(records))
+    assert "average (" in sentence and "shift 19 (" in sentence and sentence.endswith("and 14 more.")

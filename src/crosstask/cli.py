@@ -165,12 +165,59 @@ def bench(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder with records.jsonl.")]) -> None:
-    """Stage 4: turn records into a table and report.html."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder with records.jsonl.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="html (report.html and a table), md, csv, latex, json or tensorboard.")
+    ] = "html",
+    out: Annotated[Path | None, typer.Option(help="A file for md, csv, latex or json; else they are printed.")] = None,
+) -> None:
+    """Stage 4: turn records into a table and report.html, or into another program's format."""
     from crosstask import report as reports
+    from crosstask.bench import records
+    from crosstask.errors import UnknownName
+    from crosstask.files import write_text
 
-    reports.write(folder)
-    _show(folder)
+    known = ("html", *reports.TEXTS, "tensorboard")
+    if format_ not in known:
+        raise UnknownName("format", format_, known)
+    if out is not None and format_ not in reports.TEXTS:
+        raise ConfigError(f"--out is for {', '.join(reports.TEXTS)}; {format_} has its place in the run folder")
+    if format_ == "html":
+        reports.write(folder)
+        _show(folder)
+    elif format_ == "tensorboard":
+        print(reports.write_events(folder))
+    else:
+        text = reports.TEXTS[format_](records.read(folder / "records.jsonl"))
+        if out is None:
+            print(text, end="")
+        else:
+            write_text(out, text)
+            print(out)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run folder with records.jsonl.")],
+    second: Annotated[Path, typer.Argument(help="Another one, on the same test images.")],
+    as_json: Json = False,
+) -> None:
+    """Set two runs side by side: what changed, by how much, and whether that may be chance."""
+    from rich.console import Console
+
+    from crosstask import report as reports
+    from crosstask.bench import records
+
+    names = (first.resolve().name, second.resolve().name)
+    if names[0] == names[1]:
+        names = (str(first), str(second))
+    one, other = (records.read(folder / "records.jsonl") for folder in (first, second))
+    found = reports.compare(one, other, names)
+    if as_json:
+        print(reports.comparison_json(found))
+    else:
+        Console(highlight=False).print(reports.comparison_text(found))
 
 
 @app.command()

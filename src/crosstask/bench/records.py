@@ -16,6 +16,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from crosstask.errors import DataError
@@ -107,14 +108,15 @@ class Record:
 
 
 _SCHEMA = TypeAdapter(Record)
+_NAMES = [field.name for field in fields(Record)]
+_NEEDED = [field.name for field in fields(Record) if field.default is MISSING or field.name == "format"]
 
 
-def unpacked(record: Record) -> list[bool] | None:
-    """Return on which of its n images, in order of arrival, a record is right; None if it does not say."""
+def unpacked(record: Record) -> np.ndarray | None:
+    """Return on which of its n images, in order of arrival, a record is right, bool [n]; None if it does not say."""
     if record.right is None:
         return None
-    bits = "".join(f"{byte:08b}" for byte in base64.b64decode(record.right))
-    return [bit == "1" for bit in bits[: record.n]]
+    return np.unpackbits(np.frombuffer(base64.b64decode(record.right), np.uint8))[: record.n].astype(bool)
 
 
 def append(path: Path, *records: Record) -> None:
@@ -254,14 +256,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _check(values: dict[str, Any], where: str) -> Record:
     """Return `values` as a record, or raise a `DataError` that names every mistake at once."""
-    names = [field.name for field in fields(Record)]
-    needed = [field.name for field in fields(Record) if field.default is MISSING or field.name == "format"]
     mistakes = [
-        *_listed("missing", [name for name in needed if name not in values]),
-        *_listed("unknown", [name for name in values if name not in names]),
+        *_listed("missing", [name for name in _NEEDED if name not in values]),
+        *_listed("unknown", [name for name in values if name not in _NAMES]),
     ]
     try:
-        record = _SCHEMA.validate_python({name: values[name] for name in names if name in values})
+        record = _SCHEMA.validate_python({name: values[name] for name in _NAMES if name in values})
     except ValidationError as error:
         mistakes += [_explain(mistake) for mistake in error.errors() if mistake["type"] != "missing"]
     if mistakes:

@@ -19,7 +19,7 @@ from crosstask.config import Bench, Recipe, Tune
 from crosstask.errors import ConfigError
 from crosstask.files import write_text
 from crosstask.pipeline.experiment import Experiment
-from crosstask.report.summary import over_images, over_seeds
+from crosstask.report.summary.estimates import over_images, over_seeds
 
 _HEADER = """\
 # Written by `crosstask tune`. Steps and learning rates by the accuracy on source training images; no target image was

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from crosstask.bench.diagnosis import Drift, Gradients, Panel
-from crosstask.report.plots import _STYLE, _VARIABLES, GRID, INK, LOSS, MUTED, PAPER, _axes, _marker, _svg
+from crosstask.report.plots.canvas import GRID, INK, LOSS, MUTED, PAPER, STYLE, VARIABLES, bare_axes, marker_of, to_svg
 from crosstask.report.summary import Estimate, over_seeds
 
 SERIES = {
@@ -46,8 +46,8 @@ def cosine_limit(found: Iterable[Gradients]) -> float:
 
 def layers(found: Sequence[Gradients], limit: float, width: int) -> str:
     """Draw the cosine over the layers, from the image on: a line a model, its band the interval over batches."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes(width, 280, left=44, right=10, top=10, bottom=52)
+    with mpl.rc_context(STYLE):
+        figure, axes = bare_axes(width, 280, left=44, right=10, top=10, bottom=52)
         axes.set_ylim(-limit, limit)
         longest = max((each.layers for each in found), key=len)
         axes.set_xlim(-0.5, len(longest) - 0.5)
@@ -60,7 +60,7 @@ def layers(found: Sequence[Gradients], limit: float, width: int) -> str:
         _side_names(axes)
         _layer_axis(axes, [layer.name for layer in longest], width)
         axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
-        return _svg(figure, f"layers-{found[0].images}-{width}")
+        return to_svg(figure, f"layers-{found[0].images}-{width}")
 
 
 def moments(drifts: Sequence[Drift], name: str) -> str:
@@ -70,8 +70,8 @@ def moments(drifts: Sequence[Drift], name: str) -> str:
         name: a field of `Moment` that has a value a batch.
     """
     scale = 100 if name == "accuracy" else 1
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes(210, 150, left=38, right=10, top=8, bottom=36)
+    with mpl.rc_context(STYLE):
+        figure, axes = bare_axes(210, 150, left=38, right=10, top=8, bottom=36)
         for drift in drifts:
             tone = _tone(SERIES[drift.model])
             known = [
@@ -86,7 +86,7 @@ def moments(drifts: Sequence[Drift], name: str) -> str:
         if name != "accuracy":
             axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        return _svg(figure, f"drift-{name}")
+        return to_svg(figure, f"drift-{name}")
 
 
 def panel(found: Panel, number: int, limits: Limits | None) -> str:
@@ -96,8 +96,8 @@ def panel(found: Panel, number: int, limits: Limits | None) -> str:
         number: keeps the drawing's ids apart from others'.
         limits: of the axes, where they are shared.
     """
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes(350, 300, left=6, right=6, top=6, bottom=6)
+    with mpl.rc_context(STYLE):
+        figure, axes = bare_axes(350, 300, left=6, right=6, top=6, bottom=6)
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         axes.spines[:].set_color(GRID)
@@ -113,7 +113,7 @@ def panel(found: Panel, number: int, limits: Limits | None) -> str:
         for place, group in groups.items():
             if len(group):
                 _class_number(axes, place, np.median(group[:, :2], axis=0))
-        return _slim(_svg(figure, f"panel-{number}"))
+        return _slim(to_svg(figure, f"panel-{number}"))
 
 
 def panel_limits(panels: Iterable[Panel]) -> Limits:
@@ -129,7 +129,7 @@ def panel_limits(panels: Iterable[Panel]) -> Limits:
 
 def _tone(variable: str) -> str:
     """Return the sentinel that stands for a CSS variable."""
-    return next(sentinel for sentinel, name in _VARIABLES.items() if name == f"var(--{variable})")
+    return next(sentinel for sentinel, name in VARIABLES.items() if name == f"var(--{variable})")
 
 
 def _slim(svg: str) -> str:
@@ -147,7 +147,7 @@ def _slim(svg: str) -> str:
 def _line(axes: Axes, known: Sequence[tuple[int, Estimate]], tone: str, *, markers: bool) -> None:
     places, means = [place for place, _ in known], np.array([each.mean for _, each in known])
     halves = np.array([each.half or 0 for _, each in known])
-    look: Any = {"marker": _marker(tone), "ms": 5, "mec": PAPER, "mew": 0.8} if markers else {}
+    look: Any = {"marker": marker_of(tone), "ms": 5, "mec": PAPER, "mew": 0.8} if markers else {}
     axes.fill_between(places, means - halves, means + halves, color=tone, alpha=0.13, lw=0)
     axes.plot(places, means, color=tone, lw=1.8, zorder=3, **look)
 

@@ -31,10 +31,11 @@ def _by_method(summary: Summary) -> str:
         for index, estimate in enumerate(estimates):
             text = words.entry(index, estimate) if estimate else words.NOTHING
             text = f"**{text}**" if place in bold[index] and index not in (1, words.GAIN) else text
-            cells.append(words.with_spread(text, estimate) if estimate and index <= words.GAIN else text)
+            text = words.with_spread(text, estimate) if estimate and index <= words.GAIN else text
+            cells.append(f"{text} {words.mark(estimate)}".rstrip() if estimate and index == words.GAIN else text)
         cost = [f"{column.cost.images_per_second:,.0f}", f"{column.cost.peak_memory_mb:,.0f}"]
         lines.append(_line([_escape(words.display(column.label)), *cells, *cost]))
-    return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
+    return "\n".join([*lines, "", _escape(words.caption(summary) + words.doubt(summary))]) + "\n"
 
 
 def _cell(estimate: Estimate | None, bold: bool) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from crosstask.report.summary import Column, Estimate, Row, Summary
 
 NOTHING = "\N{EN DASH}"
 """Stands where nothing was measured."""
+
+UNDECIDED = "no difference shown"
+"""Is said of a difference whose interval holds zero."""
+
+MARK = "\N{DEGREE SIGN}"
+"""Says the same in a table."""
 
 _WIDE = 8
 """Columns beyond which a table has a row a method."""
@@ -44,19 +49,6 @@ _METHODS = {
     "cta": "ours: the frozen classifier on an aligned self-supervised encoder that learns from the test batch",
 }
 
-_RESETS = {
-    "batch": "back to its source state before every batch (episodic)",
-    "corruption": "keeps what it learned within a corruption, back to its source state before the next (online)",
-    "never": "keeps what it learned throughout (continual)",
-}
-
-_CHOICES = {
-    "held-out": "; steps and learning rate chosen under held-out corruptions of source images",
-    "clean": "; steps and learning rate chosen on clean source images",
-}
-
-_STREAMS = {"iid": "in random order"}
-
 
 def display(label: str) -> str:
     """Return a label as readers know it."""
@@ -78,6 +70,12 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-0.0", "+0.0").replace("-", "\N{MINUS SIGN}")
 
 
+def figure(value: float) -> str:
+    """Return a positive number with about three significant digits and without exponents."""
+    digits = next((digits for limit, digits in ((100, 0), (10, 1), (1, 2)) if value >= limit), 3)
+    return f"{value:,.{digits}f}"
+
+
 def spread(estimate: Estimate) -> str:
     """Return the half-width of an interval of shares as per cent, `±0.4`, or an empty string."""
     return "" if estimate.half is None else f"±{percent(estimate.half)}"
@@ -86,6 +84,11 @@ def spread(estimate: Estimate) -> str:
 def with_spread(text: str, estimate: Estimate) -> str:
     """Return `text` followed by the estimate's half-width, if it has one."""
     return f"{text} {spread(estimate)}".rstrip()
+
+
+def mark(difference: Estimate) -> str:
+    """Return the sign for a difference whose interval holds zero, or an empty string."""
+    return MARK if difference.holds_zero else ""
 
 
 def row_name(summary: Summary, row: Row) -> str:
@@ -145,9 +148,11 @@ def headline(summary: Summary) -> str:
     source, adapted = (column and column.mean for column in (summary.source, summary.adapted))
     by = f" by {display(summary.adapted.label)}" if summary.adapted and summary.adapted.method != "cta" else ""
     if source and adapted and summary.adapted and summary.adapted.gain:
+        gain = summary.adapted.gain
+        doubt = f", {UNDECIDED}" if gain.holds_zero else ""
         return (
             f"Frozen {percent(source.mean)} % -> adapted{by} {percent(adapted.mean)} % "
-            f"({points(summary.adapted.gain.mean)} points) without a label"
+            f"({points(gain.mean)} points{doubt}) without a label"
         )
     if source and adapted:
         return "The frozen and the adapted model have no seed in common yet"
@@ -170,23 +175,25 @@ def leads(summary: Summary) -> str:
     if is_wide(summary) and summary.adapted:
         peers = [column for column in others if column.mean and column.method != summary.adapted.method]
         others = sorted(peers, key=lambda column: column.mean.mean if column.mean else 0)[-1:]
-    told = [
-        f"minus {display(column.label)} {with_spread(points(column.lead.mean), column.lead)}"
-        for column in others
-        if column.lead
-    ]
-    return f"{display(summary.adapted.label)} {', '.join(told)} points." if summary.adapted and told else ""
+    ahead = {display(column.label): column.lead for column in others if column.lead}
+    if not summary.adapted or not ahead:
+        return ""
+    named = [f"minus {name} {with_spread(points(lead.mean), lead)}" for name, lead in ahead.items()]
+    doubtful = [name for name, lead in ahead.items() if lead.holds_zero]
+    doubt = f" ({UNDECIDED} from {', '.join(doubtful)})" if doubtful else ""
+    return f"{display(summary.adapted.label)} {', '.join(named)} points{doubt}."
 
 
 def before(summary: Summary) -> str:
     """Say what the adapted column owes to its updates and what to all that comes before them, or an empty string."""
     column = summary.adapted
-    if not column or not column.steps or not column.before or not column.mean:
+    if not column or not column.before or not column.added:
         return ""
-    added = points(column.mean.mean - column.before.mean)
     updates = "its update adds" if column.steps == 1 else f"its {column.steps} updates add"
-    start = percent(column.before.mean)
-    return f"Before any update {display(column.label)} stands at {start} %; {updates} {added} points."
+    start = "Before any update" if column.protocol["reset"] == "batch" else "Before each batch's own updates"
+    stands = f"{display(column.label)} stands at {percent(column.before.mean)} %"
+    doubt = f" ({UNDECIDED})" if column.added.holds_zero else ""
+    return f"{start} {stands}; {updates} {with_spread(points(column.added.mean), column.added)} points{doubt}."
 
 
 def scope(summary: Summary) -> str:
@@ -209,11 +216,26 @@ def interval(summary: Summary) -> str:
     """Say what ± means in the table of accuracies."""
     estimates = [estimate for column in summary.columns for estimate in (*column.cells.values(), column.mean)]
     kinds = {estimate.over for estimate in estimates if estimate}
-    told = {
+    names = {
         "seeds": "Student's t over seeds",
         "images": "Wilson's, over the images of a single seed",
     }
-    return f"± 95 % interval ({'; '.join(told[kind] for kind in sorted(kinds, reverse=True))})"
+    return f"± 95 % interval ({'; '.join(names[kind] for kind in sorted(kinds, reverse=True))})"
+
+
+def pairing(summary: Summary) -> str:
+    """Say how means and the differences between methods are taken, and what their intervals are over."""
+    means = "Means are taken over corruptions within each seed first"
+    differences = [e for column in summary.columns for e in (column.gain, column.lead, *column.row_gains.values()) if e]
+    if not differences:
+        return f"{means}."
+    kinds = {each.over for each in differences if each.half is not None}
+    names = {"seeds": "by seed (Student's t)", "images": "image by image (1.96 standard errors)"}
+    ways = " or ".join(names[kind] for kind in sorted(kinds, reverse=True))
+    if not ways:
+        return f"{means}; differences between methods are paired by seed, and with one seed they have no interval."
+    doubt = f" {MARK} {UNDECIDED}: the interval holds zero." if any(each.holds_zero for each in differences) else ""
+    return f"{means}; differences between methods are paired {ways}.{doubt}"
 
 
 def caption(summary: Summary) -> str:
@@ -221,6 +243,12 @@ def caption(summary: Summary) -> str:
     severities = _severities(summary)
     where = f", severity {', '.join(map(str, severities))}" if severities else ""
     return f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}. {seed(summary)}"
+
+
+def doubt(summary: Summary) -> str:
+    """Say what the mark at a gain of `by_method` means, or an empty string if there is none."""
+    gains = [column.gain for column in summary.columns if column.gain]
+    return f" {MARK} {UNDECIDED}: the interval holds zero." if any(gain.holds_zero for gain in gains) else ""
 
 
 def seed(summary: Summary) -> str:
@@ -231,19 +259,32 @@ def seed(summary: Summary) -> str:
 
 
 def below_source(summary: Summary) -> list[str]:
-    """Say for each column where it does worse than the frozen model."""
-    sentences = []
+    """Say for each column where it does worse than the frozen model; at last, where that may be chance."""
+    shown, doubtful = [], []
     for column in summary.columns:
-        gains = {
-            "clean images" if row == summary.clean else row_name(summary, row): gain
-            for row, gain in column.row_gains.items()
-        }
-        if summary.rows and column.gain:
-            gains = {"average": column.gain} | gains
-        told = [f"{name} ({with_spread(points(gain.mean), gain)})" for name, gain in gains.items() if _is_loss(gain)]
-        if told:
-            sentences.append(f"{display(column.label)} falls below Source on {', '.join(told)}.")
-    return sentences
+        losses = {name: gain for name, gain in _gains(summary, column).items() if gain.mean <= -0.0005}
+        sure = [f"{n} ({with_spread(points(gain.mean), gain)})" for n, gain in losses.items() if not gain.holds_zero]
+        unsure = [name for name, gain in losses.items() if gain.holds_zero]
+        if sure:
+            shown.append(f"{display(column.label)} falls below Source on {_few(sure)}.")
+        if unsure:
+            doubtful.append(f"{display(column.label)} on {_few(unsure)}")
+    return [*shown, *([f"Lower, but {UNDECIDED}: {'; '.join(doubtful)}."] if doubtful else [])]
+
+
+def _gains(summary: Summary, column: Column) -> dict[str, Estimate]:
+    """Return a column's gains over the frozen model by the names of their rows, lowest first; the mean is `average`."""
+    gains = {
+        "clean images" if row == summary.clean else row_name(summary, row): gain
+        for row, gain in sorted(column.row_gains.items(), key=lambda each: each[1].mean)
+    }
+    return {"average": column.gain} | gains if summary.rows and column.gain else gains
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    """Return names in a row, of many the first and how many more there are."""
+    more = [f"and {len(names) - most} more"] if len(names) > most + 1 else []
+    return ", ".join([*(names[:most] if more else names), *more])
 
 
 def incomplete(summary: Summary) -> list[str]:
@@ -257,50 +298,5 @@ def incomplete(summary: Summary) -> list[str]:
     return sentences
 
 
-def stream(summary: Summary) -> str:
-    """Say what every column saw."""
-    protocol = summary.columns[0].protocol
-    order = _STREAMS.get(protocol["stream"], f"in the order {protocol['stream']!r}")
-    return (
-        f"For each seed and corruption every method sees the same {summary.n:,} test images, {order}, "
-        f"in batches of {protocol['batch_size']}.{_making(protocol)}"
-    )
-
-
-_FROST = {"photographs": "the official photographs", "procedural": "computed sheets, not the official photographs"}
-
-
-def _making(protocol: Mapping[str, Any]) -> str:
-    """Say what else decided the corrupted pixels, where there was a choice."""
-    table = f" The severities are those of {protocol['table']}." if "table" in protocol else ""
-    sheets = _FROST.get(protocol["frost"], protocol["frost"]) if "frost" in protocol else ""
-    return f"{table} Frost is cut from {sheets}." if sheets else table
-
-
-def policy(column: Column) -> str:
-    """Say where one column starts, how it learns and when it forgets."""
-    start = _start(column.method, column.protocol.get("model", "supervised"))
-    if not column.steps:
-        return f"{start}does not learn"
-    chosen = _CHOICES.get(column.protocol.get("chosen", "recipe"), "")
-    return f"{start}{column.steps} update{'s' * (column.steps > 1)} per batch; {reset(column)}{chosen}"
-
-
-def _start(method: str, model: str) -> str:
-    """Say on which model a method stands where that is not the one made for it."""
-    if (method == "cta") == (model == "aligned") or model in ("supervised", method):
-        return ""
-    return "" if method in ("ttt++", "ttac") and model == "joint" else f"on the {model} model: "
-
-
-def reset(column: Column) -> str:
-    """Say when a column returns to its source state."""
-    return _RESETS.get(column.protocol["reset"], f"reset policy {column.protocol['reset']!r}")
-
-
 def _severities(summary: Summary) -> list[int]:
     return sorted({row.severity for row in summary.rows})
-
-
-def _is_loss(gain: Estimate) -> bool:
-    return gain.mean <= -0.0005
