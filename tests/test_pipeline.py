@@ -298,7 +298,8 @@ def test_kill_it_in_any_write_and_it_ends_in_the_same_bits(finished: Path, recip
     kinds = ("supervised", "self-supervised", "aligned")
     stages = {f"{k}/{file}" for k in kinds for file in ("model.safetensors", "config.json")}
     states = {f"checkpoints/.{k}.state" for k in kinds}
-    rest = {"run/config.toml", "run/examples.json", "run/report.html", "the first record", "a later record"}
+    rest = {"run/config.toml", "run/examples.json", "run/records.jsonl", "run/report.html"}
+    rest |= {"the first record", "a later record"}
     assert set(done.stdout.splitlines()) == stages | states | rest
     assert numbers(tmp_path / "run") == numbers(finished)
     assert weights(tmp_path / "run") == weights(finished)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -64,9 +66,18 @@ class Actor:
 class _Actor:
     def __init__(self, task: Task) -> None:
         self.task = task
+        threading.Thread(target=_leave_with_the_node, daemon=True).start()
 
     def attempt(self, item: Any) -> Any:
         return attempt(self.task, item)
+
+
+def _leave_with_the_node() -> None:
+    """End this process when Ray's own, which started it, is gone: what is under way here is done elsewhere by then."""
+    node = os.getppid()
+    while os.getppid() == node:
+        time.sleep(1)
+    os._exit(1)
 
 
 @contextlib.contextmanager
