@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -415,6 +416,12 @@ def test_words_follow_the_interval(found: Diagnosis) -> None:
         "each other, which is interference, in the joint encoder (\N{MINUS SIGN}0.310 ±0.025); they show no common "
         "direction in the unaligned encoder (+0.003 ±0.261)."
     )
+
+
+def test_the_table_fits_the_terminal(found: Diagnosis, capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=80).print(shown.table(found))
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(name in said for name in ("unaligned", "aligned", "joint", "3 batches", "of 4")) and "…" not in said
 
 
 def test_the_jackknife_of_a_mean_is_its_interval() -> None:

@@ -97,7 +97,8 @@ def view(found: Diagnosis | None, summary: Summary) -> View | None:
 
 def table(found: Diagnosis) -> Table:
     """Return the table of figures for the terminal."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=_scope(found), caption_justify="left")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=_scope(found))
+    grid.caption_justify = "left"
     grid.add_column("encoder", no_wrap=True)
     for heading in HEADINGS:
         grid.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
