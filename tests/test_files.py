@@ -15,7 +15,7 @@ from crosstask.errors import StorageError
 
 def left_by(pid: int, path: Path, kind: str = "tmp") -> Path:
     """Return the name of a temporary of that process beside `path`."""
-    return path.with_name(files._own_name(path, kind).replace(f"-{os.getpid()}.", f"-{pid}."))
+    return path.with_name(files.own_name(path, kind).replace(f"-{os.getpid()}.", f"-{pid}."))
 
 
 def test_a_place_is_tried_without_leaving_a_trace(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Table
 
 from crosstask.bench.diagnosis import Diagnosis, Drift, Gradients, Moment, Panel, Similarity
-from crosstask.report import diagnosis_plots as plots
 from crosstask.report import words
+from crosstask.report.plots import diagnosis as plots
 from crosstask.report.summary import Estimate, Summary, over_seeds, t_quantile
 
 WIDTHS = (880, 350)
