@@ -477,13 +477,14 @@ def test_a_mistake_in_a_worker_is_one_message_and_exit_code_2(bench: Bench) -> N
 
 @pytest.mark.slow
 def test_a_grid_killed_at_random_instants_ends_in_the_same_records() -> None:
-    """180 cells; the run of 900 cells and 50 kills is the script's own."""
-    command = [sys.executable, ROOT / "runs" / "kill_the_grid.py", "--severities", "3", "--kills", "4", "--seed", "1"]
+    """60 cells; the run of 900 cells and 50 kills is the script's own."""
+    settings = "--severities 3 --seeds 1 --kills 4 --dice 1".split()
+    command = [sys.executable, ROOT / "runs" / "kill_the_grid.py", *settings]
     done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = done.stdout.splitlines()
     assert re.match(
-        r"severity 3: 180 cells; \d workers and \d commands killed; records: 0 differ, 0 measured twice", line
+        r"severity 3: 60 cells; \d workers and \d commands killed; records: 0 differ, 0 measured twice", line
     )
     assert sum(map(int, re.findall(r"(\d) (?:workers|commands)", line))) == 4
 

@@ -32,6 +32,7 @@ class Meter:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._drawn: tuple[int, tuple[str, ...]] | None = None
+        self._met: set[str] = set()
 
     def __call__(self, cell: Cell) -> Measured:
         """Measure a cell."""
@@ -40,7 +41,9 @@ class Meter:
             self._stream = build_stream(self.grid.images, plan(self.grid.bench, cell.corruptions, cell.seed))
             self._frozen = _frozen(self.grid, self._stream)
             self._drawn = cell.stream
-        return _measure(self.grid, cell, self._stream, self._frozen)
+        first = cell.label not in self._met
+        self._met.add(cell.label)
+        return _measure(self.grid, cell, self._stream, self._frozen, set_up=first)
 
 
 def measure(grid: Grid, todo: Iterable[Cell]) -> Iterator[Measured]:
@@ -72,13 +75,13 @@ def _frozen(grid: Grid, stream: Stream) -> Tensor:
         curve=(0,),
         precision=grid.precision,
     )
-    return predict(source, stream, protocol, grid.device).logits[0]
+    return predict(source, stream, protocol, grid.device, set_up=False).logits[0]
 
 
-def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured:
+def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, *, set_up: bool) -> Measured:
     runtime.forget_peak_memory(grid.device)
     adapter = adapter_of(grid, cell)
-    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes)
+    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes, set_up=set_up)
     method, steps = find(cell.column.method), cell.protocol.steps
     arguments = method.defaults | cell.column.arguments
     arguments |= {name: value for name, value in (("steps", steps), ("seed", adapter.seed)) if name in arguments}
