@@ -188,17 +188,19 @@ def compare(recipe: Path, severity: int, kills: int, workers: int, dice: random.
     hit, restarts, left = killed(line, broken, len(expected), kills, dice)
     found = figures(broken)
     keys = [record["key"] for record in found]
+    pairs = list(zip(expected, found, strict=False))
     wrong = {
-        "differ": sum(one != other for one, other in zip(expected, found, strict=False)),
+        "differ": sum(one != other for one, other in pairs),
         "measured twice": len(keys) - len(set(keys)),
         "lost": len({record["key"] for record in expected}.difference(keys)),
         "processes left behind": left,
     }
+    fields = sorted({name for one, other in pairs for name in one if one[name] != other[name]})
     told = ", ".join(f"{number} {what}" for what, number in wrong.items())
     seconds = time.monotonic() - started
     print(
         f"severity {severity}: {len(expected)} cells; {hit} workers and {restarts} commands killed; records: {told} "
-        f"({seconds:.0f} s)",
+        f"({seconds:.0f} s){': other ' + ', '.join(fields) if fields else ''}",
         flush=True,
     )
     return sum(wrong.values())
