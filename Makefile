@@ -27,9 +27,10 @@ check: $(READY)  ## Lint, format and types
 	$(BIN)/ruff format --check src tests tools runs examples
 	$(BIN)/mypy
 
-bench: $(READY)  ## What an adaptation step costs, and how fast images are corrupted, each beside its yardstick
+bench: $(READY)  ## What a step, corrupted images and records cost, each beside its yardstick
 	$(BIN)/python -m crosstask.bench.cost
 	$(BIN)/python -m crosstask.bench.corruption_cost
+	$(BIN)/python -m crosstask.bench.overhead
 
 tables: $(READY)  ## Write the tables of README.md anew from results/
 	$(BIN)/python tools/tables.py

@@ -1,6 +1,6 @@
 """A grid is killed at random instants (`kill -9`), workers and the command itself, and ends in the same records.
 
-    python runs/kill_the_grid.py [--severities 1-5] [--kills 10] [--workers 2] [--seed 0]
+    python runs/kill_the_grid.py [--severities 1-5] [--seeds 3] [--kills 10] [--workers 2] [--dice 0]
 
 15 corruptions x 3 seeds x 4 methods, a grid for each severity: 180 cells of tiny untrained networks and 8 images. For
 each there is one unbroken run in one process, and one in worker processes that is killed so many times: at
@@ -48,7 +48,7 @@ epochs = 1
 epochs = 1
 [bench]
 corruptions = {corruptions}
-seeds = [0, 1, 2]
+seeds = {seeds}
 images = 8
 batch_size = 8
 curve = [0, 1]
@@ -67,7 +67,7 @@ OWN = ("ms_per_batch", "images_per_second", "peak_memory_mb", "device", "command
 """Fields that are the machine's: times, memory, its name, and who asked."""
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, seeds: int) -> Path:
     """Write images, untrained checkpoints and a recipe; return the recipe."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 16, 16), dtype=np.uint8)
     np.savez(folder / "images.npz", images=pixels, labels=np.arange(30) % 3)
@@ -87,7 +87,8 @@ def prepare(folder: Path) -> Path:
     aligned = Checkpoint(kind="aligned", task=task, task_config=task_config, parents=parents, **about)
     checkpoint.save(aligned, folder / "aligned")
     recipe = folder / "killed.toml"
-    recipe.write_text(RECIPE.format(images=folder / "images.npz", corruptions=json.dumps(BENCHMARK)))
+    settings = {"corruptions": json.dumps(BENCHMARK), "seeds": list(range(seeds))}
+    recipe.write_text(RECIPE.format(images=folder / "images.npz", **settings))
     return recipe
 
 
@@ -162,14 +163,15 @@ def main() -> None:
     """Kill, compare and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--severities", default="1-5")
+    options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--kills", type=int, default=10)
     options.add_argument("--workers", type=int, default=2)
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--dice", type=int, default=0)
     given = options.parse_args()
     first, _, last = given.severities.partition("-")
-    dice = random.Random(given.seed)
+    dice = random.Random(given.dice)
     with tempfile.TemporaryDirectory() as temporary:
-        recipe = prepare(Path(temporary))
+        recipe = prepare(Path(temporary), given.seeds)
         severities = range(int(first), int(last or first) + 1)
         wrong = [compare(recipe, severity, given.kills, given.workers, dice) for severity in severities]
     raise SystemExit(1 if any(wrong) else 0)
@@ -186,17 +188,19 @@ def compare(recipe: Path, severity: int, kills: int, workers: int, dice: random.
     hit, restarts, left = killed(line, broken, len(expected), kills, dice)
     found = figures(broken)
     keys = [record["key"] for record in found]
+    pairs = list(zip(expected, found, strict=False))
     wrong = {
-        "differ": sum(one != other for one, other in zip(expected, found, strict=False)),
+        "differ": sum(one != other for one, other in pairs),
         "measured twice": len(keys) - len(set(keys)),
         "lost": len({record["key"] for record in expected}.difference(keys)),
         "processes left behind": left,
     }
+    fields = sorted({name for one, other in pairs for name in one if one[name] != other[name]})
     told = ", ".join(f"{number} {what}" for what, number in wrong.items())
     seconds = time.monotonic() - started
     print(
         f"severity {severity}: {len(expected)} cells; {hit} workers and {restarts} commands killed; records: {told} "
-        f"({seconds:.0f} s)",
+        f"({seconds:.0f} s){': other ' + ', '.join(fields) if fields else ''}",
         flush=True,
     )
     return sum(wrong.values())

@@ -96,6 +96,15 @@ def test_the_protocol_says_when_an_adapter_forgets(reset, expected):
     torch.testing.assert_close(found.logits[2][:, 1], seen.images.images.float().div(255).flatten(1).mean(dim=1))
 
 
+@pytest.mark.parametrize(("set_up", "before"), [(True, 1), (False, 0)])
+def test_a_pass_for_the_set_up_shows_the_first_batch_once_more_and_changes_nothing(set_up, before):
+    adapter = Counting()
+    found = predict(adapter, stream(), protocol("batch", curve=(0, 2)), CPU, set_up=set_up)
+    assert len(adapter.seen) == before + 2 * 3
+    assert torch.equal(adapter.seen[0], adapter.seen[before])
+    assert found.logits[2][:, 0].tolist() == [2] * 10
+
+
 def test_time_is_that_of_the_updates_and_of_the_last_prediction():
     """Of three batches with two updates (20 ms) each, and three predictions (10 ms) of which one counts."""
     seconds = predict(Counting(), stream(), protocol("batch"), CPU).seconds

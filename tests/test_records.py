@@ -161,6 +161,18 @@ def test_unwanted_records_are_set_aside_and_none_is_lost(path: Path) -> None:
     assert records.read(path) == written[1::2] and records.read(path.with_name("aside")) == written[::2]
 
 
+def test_records_are_brought_in_order_line_by_line_as_they_are(path: Path) -> None:
+    for seed in (3, 0, 9, 2, 1):
+        records.append(path, replace(a_record(seed=seed), key=f"key {seed}"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + lines[0][:40])
+    records.arrange(path, [f"key {seed}" for seed in range(5)])
+    assert path.read_bytes() == b"".join(lines[place] for place in (1, 4, 3, 0, 2)), "others stand behind"
+    before = path.stat().st_ino
+    records.arrange(path, [f"key {seed}" for seed in range(5)])
+    assert path.stat().st_ino == before, "what is in order is not written again"
+
+
 def set_aside_again_and_again(path: Path) -> None:
     for _ in range(20):
         records.set_aside(path, {"wanted"}, path.with_name("aside"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import platform
 import resource
@@ -145,8 +146,7 @@ def device_name(device: torch.device) -> str:
 
 def environment() -> dict[str, str]:
     """Return the versions a number was made with."""
-    names = ("crosstask", "torch", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in ("crosstask", "torch", "numpy")}}
 
 
 def diagnosis() -> dict[str, str]:
@@ -160,8 +160,9 @@ def diagnosis() -> dict[str, str]:
     }
 
 
+@functools.cache
 def commit() -> str | None:
-    """Return the git commit of the source tree this package runs from, with `+` when it has changes."""
+    """Return the git commit of the source tree this package runs from, with `+` when it has changes; asked for once."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
@@ -169,6 +170,12 @@ def commit() -> str | None:
         return None
 
 
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
+
+
+@functools.cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

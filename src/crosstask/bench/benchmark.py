@@ -34,20 +34,28 @@ class Predictions:
 
 
 def predict(
-    adapter: Adapter, stream: Stream, protocol: Protocol, device: torch.device, passes: float = 1
+    adapter: Adapter,
+    stream: Stream,
+    protocol: Protocol,
+    device: torch.device,
+    passes: float = 1,
+    *,
+    set_up: bool = True,
 ) -> Predictions:
     """Run an adapter over a stream without labels, from the source state, resetting as the protocol says.
 
     Args:
         passes: what the adapter costs on a batch, its prediction included, in forward passes; where the protocol has a
             rate, batches that come meanwhile are predicted by the model as it was last adapted.
+        set_up: whether a pass that does not count comes first, to pay for what a process's first one pays for.
     """
     points = sorted({0, *protocol.curve, protocol.steps})
     parts: dict[int, list[Tensor]] = {point: [] for point in points}
     seconds, batches, missed = 0.0, 0, 0
     free = 0.0
-    with runtime.autocast(device, protocol.precision):
-        adapter.curve(runtime.to_unit_floats(next(stream.batches()), device), (0,))  # the first pass pays for set-up
+    if set_up:
+        with runtime.autocast(device, protocol.precision):
+            adapter.curve(runtime.to_unit_floats(next(stream.batches()), device), (0,))
     adapter.reset()
     for batch in stream.batches():
         x = runtime.to_unit_floats(batch, device)

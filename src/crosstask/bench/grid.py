@@ -33,6 +33,7 @@ class Meter:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._drawn: tuple[int, tuple[str, ...]] | None = None
+        self._met: set[str] = set()
 
     def __call__(self, cell: Cell) -> Measured:
         """Measure a cell.
@@ -45,7 +46,9 @@ class Meter:
             self._stream = build_stream(self.grid.images, plan(self.grid.bench, cell.corruptions, cell.seed))
             self._frozen = _frozen(self.grid, self._stream)
             self._drawn = cell.stream
-        return _measure(self.grid, cell, self._stream, self._frozen)
+        first = cell.label not in self._met
+        self._met.add(cell.label)
+        return _measure(self.grid, cell, self._stream, self._frozen, set_up=first)
 
 
 def measure(grid: Grid, todo: Iterable[Cell]) -> Iterator[Measured]:
@@ -77,23 +80,34 @@ def _frozen(grid: Grid, stream: Stream) -> Tensor:
         curve=(0,),
         precision=grid.precision,
     )
-    return predict(source, stream, protocol, grid.device).logits[0]
+    return predict(source, stream, protocol, grid.device, set_up=False).logits[0]
 
 
-def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured:
+def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, *, set_up: bool) -> Measured:
     runtime.forget_peak_memory(grid.device)
     adapter = adapter_of(grid, cell)
-    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes)
+    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes, set_up=set_up)
     final = predictions.logits[cell.protocol.scored]
     if not final.isfinite().all():
         raise AdapterError(
             f"column {cell.label!r} ended in predictions that are not finite on {stream.corruption}, seed {cell.seed}; "
             "lower its learning rate or its steps"
         )
+    scores, about = score(predictions, frozen, stream, cell.protocol), _about(grid, cell, adapter)
+    made = [
+        records.Record(corruption=name, key=key, **scores[name], **about)
+        for name, key in zip(dict.fromkeys(cell.corruptions), cell.keys, strict=True)
+    ]
+    example = examples.pick(stream, frozen, final) if is_shown(grid, cell) else None
+    return Measured(cell=cell, records=tuple(made), example=example)
+
+
+def _about(grid: Grid, cell: Cell, adapter: Adapter) -> dict[str, Any]:
+    """Return the fields of a record that say what was measured, with what and where."""
     method, steps = find(cell.column.method), cell.protocol.steps
     arguments = method.defaults | cell.column.arguments
     arguments |= {name: value for name, value in (("steps", steps), ("seed", adapter.seed)) if name in arguments}
-    shared: dict[str, Any] = {
+    return {
         "method": cell.column.method,
         "label": cell.label,
         "dataset": grid.images.name,
@@ -109,14 +123,6 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor) -> Measured
         "commit": runtime.commit(),
         "command": grid.command,
     }
-    scores = score(predictions, frozen, stream, cell.protocol)
-    made = [
-        records.Record(corruption=name, key=cell.keys[place], **fields, **shared)
-        for place, name in enumerate(dict.fromkeys(cell.corruptions))
-        for fields in (scores[name],)
-    ]
-    example = examples.pick(stream, frozen, final) if is_shown(grid, cell) else None
-    return Measured(cell=cell, records=tuple(made), example=example)
 
 
 _HELD = 2**30
