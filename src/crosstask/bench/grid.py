@@ -93,7 +93,7 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, *, set_up: 
             f"column {cell.label!r} ended in predictions that are not finite on {stream.corruption}, seed {cell.seed}; "
             "lower its learning rate or its steps"
         )
-    scores, about = score(predictions, frozen, stream, cell.protocol), _about(grid, cell, adapter)
+    about, scores = _about(grid, cell, adapter), score(predictions, frozen, stream, cell.protocol)
     made = [
         records.Record(corruption=name, key=key, **scores[name], **about)
         for name, key in zip(dict.fromkeys(cell.corruptions), cell.keys, strict=True)
