@@ -133,16 +133,23 @@ def lives_on(process: int, seconds: float = 20) -> bool:
 
 def killed(line: list[str], out: Path, cells: int, kills: int, dice: random.Random) -> tuple[int, int, int]:
     """Run a command that is killed so many times; return kills of workers and of the command, and processes left."""
-    instants = sorted(dice.sample(range(1, cells), kills))
-    counts, orphans = [0, 0], 0
+    instants = sorted(dice.sample(range(1, cells * 9 // 10), kills))
+    counts, orphans, workers = [0, 0], 0, list[int]()
     process = subprocess.Popen(line, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for instant in instants:
         while measured(out) < instant and process.poll() is None:
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 0.3))
-        workers = workers_of(process.pid)
-        victim = dice.choice([process.pid, *workers])
-        os.kill(victim, signal.SIGKILL)
+        victim = None
+        while victim is None and process.poll() is None:
+            workers = workers_of(process.pid)
+            victim = dice.choice([process.pid, *workers])
+            try:
+                os.kill(victim, signal.SIGKILL)
+            except ProcessLookupError:  # it ended by itself meanwhile
+                victim = None
+        if victim is None:
+            raise SystemExit(f"the command ended before it was killed {kills} times: give it less to survive")
         counts[victim == process.pid] += 1
         if victim == process.pid:
             process.wait()
