@@ -459,6 +459,8 @@ def test_after_ctrl_c_no_process_goes_on_and_the_command_says_what_holds(bench: 
     with bench.held() as held:
         command = bench.command("--executor", "processes", "--workers", 2)
         workers = held(2)
+        blocked = [re.search(r"SigBlk:\t(\w+)", Path(f"/proc/{pid}/status").read_text()) for pid in workers]
+        assert all(int(found[1], 16) & 1 << signal.SIGINT - 1 for found in blocked), "a worker hears it"
         os.killpg(command.pid, signal.SIGINT)  # as the terminal sends it: to all
         said = command.communicate()[1]
         assert command.returncode == 130 and not any(map(is_alive, workers))

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Process:
     def __init__(self, task: Task) -> None:
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_serve, args=(theirs, task), daemon=True)
+        resource_tracker.ensure_running()  # now: started below, it would have the process hear Ctrl-C
         with deaf_to_interrupts():
             self._process.start()
         theirs.close()
