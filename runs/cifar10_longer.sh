@@ -23,11 +23,11 @@ columns+=',ttt-faster={method="ttt",arguments={learning_rate=1e-2}}'
 narrow=out/cifar10-narrow
 .venv/bin/crosstask pretrain $recipe --only supervised --out $narrow --set supervised.epochs=10 --set encoder=resnet18-narrow
 columns='source={method="source"},ptbn={method="ptbn"}'
-for method in tent eata sar shot cotta deyo roid; do
+for method in tent eata sar shot deyo roid; do
   columns+=",$method={method=\"$method\",reset=\"corruption\"}"
 done
 .venv/bin/crosstask bench $recipe --out $narrow --set supervised.epochs=10 --set encoder=resnet18-narrow \
-  --set bench.images=5120 --set "bench.columns={$columns}"
+  --set bench.images=2560 --set "bench.columns={$columns}"
 for folder in $out $narrow; do
   .venv/bin/crosstask report $folder
   .venv/bin/python runs/where_gradients_point.py $folder/checkpoints | tee $folder/gradients.txt
