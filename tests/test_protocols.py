@@ -231,6 +231,17 @@ def test_a_preset_decides_what_it_names(tmp_path):
         load_recipe(str(path), ["bench.protocol=ets", "bench.batch_size=64"])
     with pytest.raises(ConfigError, match=r"has bench.columns.cta.arguments.steps = 1, the recipe says 20"):
         load_recipe(str(path), ["bench.columns.cta.arguments.steps=20"])
+    with pytest.raises(ConfigError, match=r"has bench.delta = 0.1, the recipe says 0.5"):
+        load_recipe(str(path), ["bench.delta=0.5"])
+    with pytest.raises(ConfigError, match=r"has bench.rate = None, the recipe says 0.5"):
+        load_recipe(str(path), ["bench.rate=0.5"])
+    with path.open("a") as file:
+        file.write("arguments = { steps = 20 }\n")
+    with pytest.raises(ConfigError, match=r"has bench.columns.cta.arguments.steps = 1, the recipe says 20"):
+        load_recipe(str(path))
+    named = load_recipe(str(path), ["bench.protocol=tent", "bench.images=64"]).bench
+    assert named.columns["cta"].arguments == {"steps": 1} and (named.batch_size, named.images) == (200, 64)
+    assert load_recipe(str(path), ["bench.protocol=ets"]).bench.columns["cta"].arguments == {"steps": 20}
     with pytest.raises(UnknownName, match="unknown protocol 'tents'; did you mean 'tent'"):
         load_recipe(str(path), ["bench.protocol=tents"])
 

@@ -304,8 +304,13 @@ def load_recipe(source: str, overrides: Iterable[str] = ()) -> Recipe:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the recipe {source} is not valid TOML: {error}") from error
-    for override in overrides:
-        _set(tree, override)
+    settings = list(overrides)
+    protocols = [setting for setting in settings if setting.startswith("bench.protocol=")]
+    for setting in protocols:
+        _set(tree, setting)
+    presets.apply(tree, instead=bool(protocols))
+    for setting in settings:
+        _set(tree, setting)
     presets.apply(tree)
     recipe = validate(Recipe, tree, f"recipe {source}")
     shifts = {name: _from_folder(reference, Path(source).parent) for name, reference in recipe.bench.shifts.items()}
