@@ -177,9 +177,9 @@ def test_a_stream_of_several_corruptions_is_whole_or_measured_again(tiny, tmp_pa
     for each in measure(made, cells(made)):
         records.append(path, *each.records)
     lines = path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 6 and missing(made, path) == []
+    assert len(lines) == 6 and missing(cells(made), path) == []
     path.write_bytes(b"".join(lines[:-1]))
-    assert [cell.label for cell in missing(made, path)] == ["tent"]
+    assert [cell.label for cell in missing(cells(made), path)] == ["tent"]
 
 
 def test_each_setting_of_a_protocol_is_another_number(tiny):

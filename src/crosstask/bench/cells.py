@@ -119,12 +119,11 @@ def cells(grid: Grid) -> list[Cell]:
     ]
 
 
-def missing(grid: Grid, path: Path) -> list[Cell]:
-    """List the cells that lack a record in the file at `path`.
+def missing(wanted: list[Cell], path: Path) -> list[Cell]:
+    """List those of the `wanted` cells, all of a grid, that lack a record in the file at `path`.
 
     Records of other cells, as after a change of settings, are first moved to `superseded.jsonl` beside it.
     """
-    wanted = cells(grid)
     if not path.exists():
         return wanted
     records.set_aside(path, {key for cell in wanted for key in cell.keys}, path.with_name("superseded.jsonl"))

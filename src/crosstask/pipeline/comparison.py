@@ -36,13 +36,14 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
     if tuned := find_tuned(experiment, checkpoints):
         chosen = dict.fromkeys(tuned.columns, tuned.criterion)
         grid = dataclasses.replace(grid, bench=tuned.applied(grid.bench), chosen=chosen)
-    wanted = [cell.keys[0] for cell in cells(grid) if is_shown(grid, cell)]
+    every = cells(grid)
+    wanted = [cell.keys[0] for cell in every if is_shown(grid, cell)]
     experiment.open()
     kept = examples.prune(shown, wanted)
-    unrecorded = {cell.keys[0] for cell in missing(grid, path)}
-    todo = [cell for cell in cells(grid) if cell.keys[0] in unrecorded or cell.keys[0] in {*wanted} - kept.keys()]
+    unrecorded = {cell.keys[0] for cell in missing(every, path)}
+    todo = [cell for cell in every if cell.keys[0] in unrecorded or cell.keys[0] in {*wanted} - kept.keys()]
     if not todo:
-        experiment.say(f"bench: found all {len(cells(grid))} cells in {path}")
+        experiment.say(f"bench: found all {len(every)} cells in {path}")
         return
     with contextlib.closing(_measured(experiment, grid, todo)) as measured:
         for cell, made, example in measured:
@@ -51,7 +52,7 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
                 examples.keep(shown, {key: kept[key] for key in wanted if key in kept})
             if cell.keys[0] in unrecorded:
                 records.append(path, *made)
-    records.arrange(path, [key for cell in cells(grid) for key in cell.keys])
+    records.arrange(path, [key for cell in every for key in cell.keys])
 
 
 def _measured(experiment: Experiment, grid: Grid, todo: list[Cell]) -> Generator[_Made, None, None]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crosstask.bench import records
 from crosstask.bench.candidates import Candidate, accuracies, candidates, check_images, given, to_run, trial
-from crosstask.bench.cells import Cell, Grid, check, missing, updates, work
+from crosstask.bench.cells import Cell, Grid, cells, check, missing, updates, work
 from crosstask.bench.grid import Measured, measure
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Bench, Recipe
@@ -85,8 +85,8 @@ def _try(experiment: Experiment, grid: Grid, tried: Tried, path: Path) -> dict[s
     """Measure all candidates that need a pass of their own; return the lost ones by label, with the reason."""
     labels = {one.label for mine in tried.values() for one in mine}
     lost: dict[str, str] = {}
-    done = 0
-    while todo := _todo(experiment.recipe.bench, grid, tried, lost, path):
+    every, done = cells(grid), 0
+    while todo := _todo(experiment.recipe.bench, every, tried, lost, path):
         total = done + sum(work(cell) for cell in todo)
         measuring = measure(grid, todo)
         for cell in todo:
@@ -104,7 +104,7 @@ def _try(experiment: Experiment, grid: Grid, tried: Tried, path: Path) -> dict[s
     return lost
 
 
-def _todo(bench: Bench, grid: Grid, tried: Tried, lost: Mapping[str, str], path: Path) -> list[Cell]:
+def _todo(bench: Bench, every: list[Cell], tried: Tried, lost: Mapping[str, str], path: Path) -> list[Cell]:
     """List the cells that are still to be measured: the frozen model's, and those of the candidates left.
 
     Raises:
@@ -120,7 +120,7 @@ def _todo(bench: Bench, grid: Grid, tried: Tried, lost: Mapping[str, str], path:
                 "lower tune.factors, or leave the column out"
             )
         passed_over |= {one.label for one in mine} - {one.label for one in run}
-    return [cell for cell in missing(grid, path) if cell.label not in passed_over]
+    return [cell for cell in missing(every, path) if cell.label not in passed_over]
 
 
 def _next(measuring: Iterator[Measured]) -> Measured:
