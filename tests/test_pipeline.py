@@ -168,6 +168,18 @@ def test_a_second_run_finds_everything(finished: Path, recipe: Path) -> None:
     assert done.stderr.count("found") == 4
 
 
+def test_a_kill_after_the_last_cell_leaves_records_that_the_next_run_puts_in_order(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    """Workers finish in any order; the command may die between the last record and the sorting of them all."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    whole = (folder / "records.jsonl").read_bytes()
+    (folder / "records.jsonl").write_bytes(b"".join(reversed(whole.splitlines(keepends=True))))
+    assert "found all" in crosstask("bench", recipe, "--out", folder).stderr
+    assert (folder / "records.jsonl").read_bytes() == whole
+
+
 def test_records_of_other_settings_are_set_aside_not_mixed(finished: Path, recipe: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     crosstask("run", recipe, "--out", tmp_path / "run", "--set", "bench.columns.cta.arguments.steps=1")

@@ -44,7 +44,6 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
     todo = [cell for cell in every if cell.keys[0] in unrecorded or cell.keys[0] in {*wanted} - kept.keys()]
     if not todo:
         experiment.say(f"bench: found all {len(every)} cells in {path}")
-        return
     with contextlib.closing(_measured(experiment, grid, todo)) as measured:
         for cell, made, example in measured:
             if example:
@@ -57,6 +56,8 @@ def bench_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str,
 
 def _measured(experiment: Experiment, grid: Grid, todo: list[Cell]) -> Generator[_Made, None, None]:
     """Yield the cells with their records and examples as the experiment's executor measures them; tell how it goes."""
+    if not todo:
+        return
     by_key = {cell.keys[0]: cell for cell in todo}
     total, done = sum(map(work, todo)), 0
     started = time.monotonic()
