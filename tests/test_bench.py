@@ -18,6 +18,7 @@ from crosstask.bench.protocol import Protocol
 from crosstask.data.images import ImageSet
 from crosstask.data.streams import draw_stream
 from crosstask.errors import DataError
+from crosstask.methods import Tent
 from crosstask.methods.adapter import Adapter
 
 CPU = torch.device("cpu")
@@ -112,6 +113,32 @@ def test_time_is_that_of_the_updates_and_of_the_last_prediction():
     adapter = Counting()
     predict(adapter, stream(), protocol("batch"), CPU)
     assert adapter.predict.__func__ is Counting.predict, "the clock is taken off again"
+
+
+class AnswersFirst(Counting):
+    """Says with each update what it would have predicted before."""
+
+    answers_first = True
+
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        before = torch.stack([self.learned.expand(len(x)), x.flatten(1).mean(dim=1)], dim=1)
+        super().update(x, generator)
+        return before
+
+
+def test_an_update_that_answers_saves_the_passes_of_the_curve_and_not_the_clocks_time():
+    adapter, plain = AnswersFirst(), Counting()
+    saved, asked = (predict(one, stream(), protocol("corruption"), CPU, set_up=False) for one in (adapter, plain))
+    assert len(adapter.seen) == 3 and len(plain.seen) == 9
+    for step in (0, 1, 2):
+        assert torch.equal(saved.logits[step], asked.logits[step])
+    assert 3 * 0.05 <= saved.seconds < 3 * 0.065
+    assert adapter.saves_a_pass and not plain.saves_a_pass
+
+
+def test_where_an_updates_forward_moves_averages_its_answer_is_not_the_one_before(tiny):
+    model = tiny.classifier()
+    assert Tent(model, batch_norm="batch").saves_a_pass and not Tent(model, batch_norm="ema").saves_a_pass
 
 
 def test_a_score_is_made_of_labels_that_no_adapter_saw():

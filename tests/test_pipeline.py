@@ -446,6 +446,7 @@ MISTAKES = {
     ),
     "a wrong argument": (("run", "{recipe}", "--set", "bench.columns.cta.arguments.steps=2.5"), "valid integer"),
     "no seeds": (("run", "{recipe}", "--set", "bench.seeds=[]"), "at least 1 item"),
+    "nothing left to train on": (("run", "{recipe}", "--set", "data.validation=9999"), "leaves nothing of the"),
     "an endless stage": (("run", "{recipe}", "--set", "align.epochs=inf"), "finite number"),
     "a crop the wrong way round": (("run", "{recipe}", "--set", "supervised.crop=[0.9,0.2]"), "smaller number first"),
     "a recipe of bytes": (("run", "{bytes}"), "UTF-8"),

@@ -132,7 +132,7 @@ def tune(
 
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
-        images = pipeline.source_images(experiment.recipe, narrator.say)
+        images = pipeline.tuning_images(experiment.recipe, narrator.say)
         pipeline.check_tuning(experiment.recipe, images)
         tuned = pipeline.tune_stage(experiment, images, _family(experiment, supervised, aligned))
     rows = tuned.rows()

@@ -61,6 +61,9 @@ class Data:
     """Images to test on; by default the split `test` of `name`."""
     folder: Path | None = None
     """Where to look for a known data set before the cache and the network."""
+    validation: Steps = 0
+    """So many of the images to train on, drawn by the recipe's seed, no stage trains on: `crosstask tune` takes them in
+    place of training images."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -221,8 +224,9 @@ class Bench:
 class Tune:
     """How each learning column gets its steps and its learning rate: by trial on source images, the same for all.
 
-    The labels that decide are those of the source's training images. The models have learned these images, all of them
-    as they are, and none under the corruptions; no target image is loaded, and no label of one decides anything.
+    The labels that decide are those of source images: of the `data.validation` ones, that no stage has trained on, or
+    else of training images, which the models have learned as they are. No target image is loaded, and no label of one
+    decides anything.
     """
 
     criterion: Literal["held-out", "clean"] = "held-out"

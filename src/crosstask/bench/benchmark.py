@@ -62,7 +62,10 @@ def predict(
         arrives = batches / protocol.rate if protocol.rate else free
         learns = arrives >= free - 1e-6
         asked = points if learns else [0]
-        with _Clock(adapter, device, len(asked)) as clock, runtime.autocast(device, protocol.precision):
+        with (
+            _Clock(adapter, device, 1 if adapter.saves_a_pass else len(asked)) as clock,
+            runtime.autocast(device, protocol.precision),
+        ):
             if protocol.reset == "batch" and learns:
                 adapter.reset()
             curve = adapter.curve(x, asked)

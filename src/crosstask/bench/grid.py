@@ -33,7 +33,7 @@ class Meter:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._drawn: tuple[int, tuple[str, ...]] | None = None
-        self._met: set[str] = set()
+        self._peaks: dict[str, float] = {}
 
     def __call__(self, cell: Cell) -> Measured:
         """Measure a cell.
@@ -46,9 +46,7 @@ class Meter:
             self._stream = build_stream(self.grid.images, plan(self.grid.bench, cell.corruptions, cell.seed))
             self._frozen = _frozen(self.grid, self._stream)
             self._drawn = cell.stream
-        first = cell.label not in self._met
-        self._met.add(cell.label)
-        return _measure(self.grid, cell, self._stream, self._frozen, set_up=first)
+        return _measure(self.grid, cell, self._stream, self._frozen, self._peaks)
 
 
 def measure(grid: Grid, todo: Iterable[Cell]) -> Iterator[Measured]:
@@ -83,17 +81,21 @@ def _frozen(grid: Grid, stream: Stream) -> Tensor:
     return predict(source, stream, protocol, grid.device, set_up=False).logits[0]
 
 
-def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, *, set_up: bool) -> Measured:
-    runtime.forget_peak_memory(grid.device)
+def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, peaks: dict[str, float]) -> Measured:
+    """Measure a cell; the first of a column also says how much memory the column takes, which goes into `peaks`."""
+    if first := cell.label not in peaks:
+        runtime.forget_peak_memory(grid.device)
     adapter = adapter_of(grid, cell)
-    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes, set_up=set_up)
+    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes, set_up=first)
+    if first:
+        peaks[cell.label] = runtime.peak_memory_mb(grid.device)
     final = predictions.logits[cell.protocol.scored]
     if not final.isfinite().all():
         raise AdapterError(
             f"column {cell.label!r} ended in predictions that are not finite on {stream.corruption}, seed {cell.seed}; "
             "lower its learning rate or its steps"
         )
-    about, scores = _about(grid, cell, adapter), score(predictions, frozen, stream, cell.protocol)
+    about, scores = _about(grid, cell, adapter, peaks[cell.label]), score(predictions, frozen, stream, cell.protocol)
     made = [
         records.Record(corruption=name, key=key, **scores[name], **about)
         for name, key in zip(dict.fromkeys(cell.corruptions), cell.keys, strict=True)
@@ -102,7 +104,7 @@ def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, *, set_up: 
     return Measured(cell=cell, records=tuple(made), example=example)
 
 
-def _about(grid: Grid, cell: Cell, adapter: Adapter) -> dict[str, Any]:
+def _about(grid: Grid, cell: Cell, adapter: Adapter, peak: float) -> dict[str, Any]:
     """Return the fields of a record that say what was measured, with what and where."""
     method, steps = find(cell.column.method), cell.protocol.steps
     arguments = method.defaults | cell.column.arguments
@@ -114,7 +116,7 @@ def _about(grid: Grid, cell: Cell, adapter: Adapter) -> dict[str, Any]:
         "seed": cell.seed,
         "forwards": method.forward * steps + 1,
         "backwards": method.backward * steps,
-        "peak_memory_mb": runtime.peak_memory_mb(grid.device),
+        "peak_memory_mb": peak,
         "protocol": cell.protocol.to_dict(),
         "checkpoint": cell.checkpoint.weights_hash,
         "config": arguments,

@@ -60,7 +60,7 @@ class Record:
         images_per_second: the same cost seen from the other side.
         forwards, backwards: passes of an image through the network, its prediction included; None in format 1.
         missed: the share of batches that came while the method was still learning; None in format 1.
-        peak_memory_mb: the most memory held, in MB.
+        peak_memory_mb: the most memory held, in MB, in the column's first cell of its process.
         protocol: what makes two numbers comparable: reset, batch_size, n, stream, steps ...
         checkpoint: hash or path of the checkpoint that was adapted.
         config: the method's arguments.

@@ -39,11 +39,13 @@ class Adapter(nn.Module, ABC):
 
     Attributes:
         images_apart: whether each image of a batch is adapted to by itself, from the source, as in MEMO.
+        answers_first: whether `update` returns what `predict` would have returned of the batch just before it.
         model: the copy that adapts.
         adapted_names: names, within `model`, of the parameters and running averages that may move.
     """
 
     images_apart: ClassVar[bool] = False
+    answers_first: ClassVar[bool] = False
 
     def __init__(
         self, model: nn.Module, *, steps: int, batch_norm: str, batch_share: float = 0.5, seed: int = 0
@@ -78,8 +80,12 @@ class Adapter(nn.Module, ABC):
         return self.moving_parameters
 
     @abstractmethod
-    def update(self, x: Tensor, generator: torch.Generator) -> None:
-        """Learn once from `x`, float [B, C, H, W] in [0, 1]. Gradients are on; `generator` is on its device."""
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Learn once from `x`, float [B, C, H, W] in [0, 1]. Gradients are on; `generator` is on its device.
+
+        Returns:
+            The logits [B, K] of before the update where `answers_first`; they save `curve` a pass.
+        """
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the logits [B, K] of the batch `x` under the present state. Gradients are off."""
@@ -119,17 +125,19 @@ class Adapter(nn.Module, ABC):
 
     def _curve(self, x: Tensor, at: Sequence[int], *place: int) -> dict[int, Tensor]:
         """Alternate predictions and updates; `place` is an image's in its batch, where images stand apart."""
-        wanted, last = set(at), max(at)
-        logits = {}
+        wanted, last, saves_a_pass = set(at), max(at), self.saves_a_pass
+        logits: dict[int, Tensor] = {}
         for step in range(last + 1):
             torch.clear_autocast_cache()
-            if step in wanted:
+            if step in wanted and not (step < last and saves_a_pass):
                 with torch.no_grad():
                     logits[step] = self.predict(x)
                 torch.clear_autocast_cache()
             if step < last:
                 with torch.enable_grad(), learning(self):
-                    self.update(x, runtime.generator(x.device, self.seed, self.batches_seen, *place, step))
+                    answer = self.update(x, runtime.generator(x.device, self.seed, self.batches_seen, *place, step))
+                if step in wanted and answer is not None:
+                    logits.setdefault(step, answer.detach())
         torch.clear_autocast_cache()
         return logits
 
@@ -152,6 +160,11 @@ class Adapter(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Forgetful):
                 module.forget()
+
+    @property
+    def saves_a_pass(self) -> bool:
+        """Whether the logits before an update come with the update: not where its forward moves running averages."""
+        return self.answers_first and not moving_averages(self.model)
 
     @property
     def moving_parameters(self) -> list[Tensor]:

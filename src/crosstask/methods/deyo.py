@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class DeYO(Adapter):
         ConfigError: `skip` leaves none over.
     """
 
+    answers_first: ClassVar[bool] = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -64,7 +66,7 @@ class DeYO(Adapter):
         moving = self.begin(norm_parameters(self.model, skip))
         self.descent = Descent(torch.optim.Adam(moving, lr=learning_rate, fused=True))
 
-    def update(self, x: Tensor, generator: torch.Generator) -> None:
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(x)
         entropies, classes = losses.entropies(logits), logits.argmax(dim=1, keepdim=True)
         with torch.no_grad():
@@ -76,6 +78,7 @@ class DeYO(Adapter):
             weights = (0.4 * log_classes - entropies).exp() + fall.exp()
         if chosen.any():
             self.descent((weights[chosen] * entropies[chosen]).mean())
+        return logits
 
 
 def shuffle_patches(x: Tensor, patches: int, generator: torch.Generator) -> Tensor:

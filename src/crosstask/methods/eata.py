@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class EATA(Adapter):
         AdapterError: there is no norm layer with a scale and a shift, or Fisher values are missing.
     """
 
+    answers_first: ClassVar[bool] = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -72,7 +74,7 @@ class EATA(Adapter):
         self.average = Average(keep=0.9)
         self.descent = Descent(torch.optim.Adam(self.begin(names), lr=learning_rate, fused=True))
 
-    def update(self, x: Tensor, generator: torch.Generator) -> None:
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(x)
         entropies = losses.entropies(logits)
         limit = self.margin * math.log(logits.shape[1])
@@ -82,10 +84,11 @@ class EATA(Adapter):
             likeness = F.cosine_similarity(self.average.value.to(x.device)[None], probabilities, dim=1)
             chosen &= likeness.abs() < self.redundancy
         if not chosen.any():
-            return
+            return logits
         self.average(probabilities[chosen].mean(dim=0))
         weights = (limit - entropies.detach()[chosen]).exp()
         self.descent((weights * entropies[chosen]).mean() + self.fisher_weight * self._forgotten())
+        return logits
 
     def _forgotten(self) -> Tensor | float:
         """Return how far the parameters have moved from the source, by what mattered there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class ROID(Adapter):
         AdapterError: the model has no norm layer with a scale and a shift.
     """
 
+    answers_first: ClassVar[bool] = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -63,11 +65,11 @@ class ROID(Adapter):
         moving = self.begin(norm_parameters(self.model))
         self.descent = Descent(torch.optim.Adam(moving, lr=learning_rate, fused=True))
 
-    def update(self, x: Tensor, generator: torch.Generator) -> None:
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(x)
         weights, chosen = self._weights(logits.detach().float())
         if not chosen.any():
-            return
+            return _corrected(logits.detach())
         changed = self.model(self.weak_views(x[chosen], generator))
         kept = logits[chosen]
         agreement = (losses.soft_cross_entropies(changed, kept) + losses.soft_cross_entropies(kept, changed)) / 2
@@ -75,12 +77,10 @@ class ROID(Adapter):
         if self.descent(loss):
             with torch.no_grad():
                 torch._foreach_lerp_(self.moving_parameters, self.source_values, 1 - self.keep)
+        return _corrected(logits.detach())
 
     def predict(self, x: Tensor) -> Tensor:
-        logits = self.model(x)
-        prior = logits.float().softmax(dim=1).mean(dim=0)
-        smooth = max(1 / len(logits), 1 / len(prior)) / prior.max()
-        return (logits * ((prior + smooth) / (1 + smooth * len(prior)))).to(logits.dtype)
+        return _corrected(self.model(x))
 
     @torch.no_grad()
     def _weights(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +99,13 @@ def likelihood_ratios(logits: Tensor) -> Tensor:
     """Return the negative soft likelihood ratios [B] of predictions [B, K]: `-sum_k p_k ln(p_k / (1 - p_k))`."""
     p = logits.float().softmax(dim=1).clamp(max=_CLIP)
     return -(p * (p / (1 - p) + _SMOOTH).log()).sum(dim=1)
+
+
+def _corrected(logits: Tensor) -> Tensor:
+    """Return logits [B, K] weighted by the batch's own prior, smoothed (sec. 3.5)."""
+    prior = logits.float().softmax(dim=1).mean(dim=0)
+    smooth = max(1 / len(logits), 1 / len(prior)) / prior.max()
+    return (logits * ((prior + smooth) / (1 + smooth * len(prior)))).to(logits.dtype)
 
 
 def _scaled(values: Tensor) -> Tensor:

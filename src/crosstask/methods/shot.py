@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class SHOT(Adapter):
         AdapterError: the model is no `Classifier`, or its encoder has no parameters.
     """
 
+    answers_first: ClassVar[bool] = True
+
     def __init__(
         self,
         model: Classifier,
@@ -57,11 +59,13 @@ class SHOT(Adapter):
         moving = self.begin(encoder_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
 
-    def update(self, x: Tensor, generator: torch.Generator) -> None:
-        logits = self.model(x).float()
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        answer = self.model(x)
+        logits = answer.float()
         mean = logits.softmax(dim=1).mean(dim=0)
         diversity = -(mean * (mean + 1e-12).log()).sum()
         confidences, classes = logits.detach().softmax(dim=1).max(dim=1)
         confident = (confidences > self.confidence).float()
         pseudo = (confident * F.cross_entropy(logits, classes, reduction="none")).sum() / confident.sum().clamp(min=1)
         self.descent(losses.entropy(logits) - diversity + self.pseudo_weight * pseudo)
+        return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Tent(Adapter):
         AdapterError: the model has no norm layer with a scale and a shift.
     """
 
+    answers_first: ClassVar[bool] = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -45,5 +47,7 @@ class Tent(Adapter):
         moving = self.begin(norm_parameters(self.model))
         self.descent = Descent(torch.optim.Adam(moving, lr=learning_rate, fused=True))
 
-    def update(self, x: Tensor, generator: torch.Generator) -> None:
-        self.descent(losses.entropy(self.model(x)))
+    def update(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        logits = self.model(x)
+        self.descent(losses.entropy(logits))
+        return logits

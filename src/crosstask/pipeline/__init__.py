@@ -28,6 +28,7 @@ from crosstask.pipeline.experiment import (
     needed,
     source_images,
     target_images,
+    tuning_images,
 )
 from crosstask.pipeline.joint import GO_ON, joint_stage
 from crosstask.pipeline.training import align_stage, self_supervised_stage, supervised_stage
@@ -66,14 +67,15 @@ def run_recipe(experiment: Experiment) -> Path:
     target = target_images(experiment.recipe, experiment.narrator.say)
     check(experiment.recipe.bench, target)
     check_same_kind(target, source.images.shape[1:], source.class_names)
-    if experiment.recipe.tune:
-        check_tuning(experiment.recipe, source)
+    tuning = tuning_images(experiment.recipe) if experiment.recipe.tune else None
+    if tuning:
+        check_tuning(experiment.recipe, tuning)
     made = pretrain_stages(experiment, source)
     if ALIGNED in needed(experiment.recipe):
         made[ALIGNED] = align_stage(experiment, source, made[SUPERVISED], made[SELF_SUPERVISED])
     family: dict[str, Checkpoint] = {kind: made[kind] for kind in needed(experiment.recipe)}
-    if experiment.recipe.tune:
-        tune_stage(experiment, source, family)
+    if tuning:
+        tune_stage(experiment, tuning, family)
     bench_stage(experiment, target, family)
     return report_stage(experiment)
 
@@ -101,4 +103,5 @@ __all__ = [
     "supervised_stage",
     "target_images",
     "tune_stage",
+    "tuning_images",
 ]

@@ -22,8 +22,8 @@ from crosstask.pipeline.experiment import Experiment
 from crosstask.report.summary.estimates import over_images, over_seeds
 
 _HEADER = """\
-# Written by `crosstask tune`. Steps and learning rates by the accuracy on source training images; no target image was
-# loaded. Intervals are of 95 %: Student's t over seeds, or Wilson's over the images of a single seed.
+# Written by `crosstask tune`. Steps and learning rates by the accuracy on source images; no target image was loaded.
+# Intervals are of 95 %: Student's t over seeds, or Wilson's over the images of a single seed.
 """
 
 
@@ -109,7 +109,7 @@ def key_of(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     tune = wanted(recipe)
     weights = {kind: checkpoint.weights_hash for kind, checkpoint in checkpoints.items()}
     own = {label: updates(recipe.bench, recipe.bench.columns[label]) for label in candidates(recipe.bench, tune)}
-    return config.digest(trial(recipe.bench, tune), tune, own, recipe.data.name, weights)
+    return config.digest(trial(recipe.bench, tune), tune, own, recipe.data.name, recipe.data.validation, weights)
 
 
 def wanted(recipe: Recipe) -> Tune:

@@ -1,6 +1,6 @@
 """Between alignment and bench: steps and learning rates are tried on source images, candidate by candidate.
 
-No target image comes in here, and none of their labels: the stage is given the images that the models were trained on.
+No target image comes in here, and none of their labels: the stage is given source images.
 """
 
 from __future__ import annotations
