@@ -68,6 +68,22 @@ def test_everything_comes_back_bit_for_bit(small, tiny, tmp_path):
     assert not found.encoder.training and not found.head.training
 
 
+def test_half_the_bytes_keep_matrices_rounded_and_all_else_exactly(small, tmp_path):
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    save(small, whole)
+    save(small, half, weights="bfloat16")
+    found = load(half)
+    for part in ("encoder", "head", "task"):
+        kept, exact = getattr(found, part).state_dict(), getattr(small, part).state_dict()
+        for name, tensor in exact.items():
+            assert kept[name].dtype == tensor.dtype
+            assert torch.equal(kept[name], tensor.bfloat16().float() if tensor.ndim > 1 else tensor)
+    assert all(torch.equal(found.statistics[name], small.statistics[name]) for name in ("mean", "covariance"))
+    assert (half / WEIGHTS).stat().st_size < 0.6 * (whole / WEIGHTS).stat().st_size
+    again = save(found, tmp_path / "again", weights="bfloat16")
+    assert again.weights_hash == found.weights_hash, "rounded once, it is not rounded further"
+
+
 def test_saved_twice_it_has_the_same_bits(small, tmp_path):
     first, second = save(small, tmp_path / "first"), save(load(save_at(small, tmp_path)), tmp_path / "second")
     assert first.weights_hash == second.weights_hash

@@ -189,6 +189,18 @@ def test_records_of_other_settings_are_set_aside_not_mixed(finished: Path, recip
     assert {(r.label, r.steps) for r in aside} == {("cta", 2)}
 
 
+def test_checkpoints_may_be_kept_in_half_the_bytes_and_go_together(recipe: Path, tmp_path: Path) -> None:
+    import torch
+
+    crosstask("run", recipe, "--out", tmp_path, "--set=weights=bfloat16", "--set=bench.seeds=[0]")
+    made = {kind: checkpoint.load(tmp_path / "checkpoints" / kind) for kind in ("supervised", "aligned")}
+    for weights in (made["supervised"].encoder.conv.weight, made["aligned"].encoder.conv.weight):
+        assert torch.equal(weights, weights.bfloat16().float())
+    assert made["aligned"].parents["supervised"] == made["supervised"].weights_hash
+    crosstask("run", recipe, "--out", tmp_path, "--set=weights=bfloat16", "--set=bench.seeds=[0]")
+    assert (tmp_path / "log.txt").read_text().count("trained in") == 3, "the second run finds them"
+
+
 def test_checkpoints_of_other_settings_are_kept(finished: Path, recipe: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     before = weights(finished)["aligned"]

@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -81,8 +81,12 @@ class Checkpoint:
         return Classifier(self.encoder, self.head)
 
 
-def save(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
+def save(checkpoint: Checkpoint, folder: str | Path, weights: Literal["float32", "bfloat16"] = "float32") -> Checkpoint:
     """Write the folder in one step, in place of an older checkpoint, and return the checkpoint with its weights' hash.
+
+    Args:
+        weights: in what kernels and matrices are kept; vectors, running averages and statistics are kept exactly.
+            What `load` returns is float32 again, rounded to what was kept.
 
     Raises:
         StorageError: the disk refuses, or something that is no checkpoint stands there.
@@ -94,6 +98,8 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> Checkpoint:
         module = getattr(checkpoint, part)
         if module is not None:
             tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+    if weights == "bfloat16":
+        tensors = {name: t.bfloat16() if t.dtype == torch.float32 and t.ndim > 1 else t for name, t in tensors.items()}
     tensors |= {f"statistics.{name}": tensor for name, tensor in checkpoint.statistics.items()}
     with folder_written_whole(folder) as temporary:
         runtime.save_tensors(tensors, temporary / WEIGHTS)

@@ -276,6 +276,8 @@ class Recipe:
     """`auto`, `cpu` or `cuda[:index]`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies it in hardware."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """In what checkpoints keep kernels and matrices. `bfloat16` halves them; what comes after goes on from those."""
     data: Data
     """Source images for training and target images for testing."""
     supervised: Supervised

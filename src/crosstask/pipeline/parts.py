@@ -36,6 +36,7 @@ def find_or_make(
     recipe, path = experiment.recipe, experiment.path(kind)
     plain: dict[str, Any] = {name: config.to_dict(part) for name, part in settings.items()}
     plain |= {"seed": recipe.seed, "encoder": recipe.encoder, "precision": recipe.precision, "data": images.name}
+    plain["weights"] = recipe.weights
     key = config.digest(plain, images.fingerprint, parents)
     state = path.with_name(f".{kind}.state")
     if path.exists() and checkpoints.read_about(path)["settings"].get("key") == key:
@@ -52,7 +53,7 @@ def find_or_make(
         )
         made = make(run)
         _set_aside(experiment, path)
-        checkpoints.save(dataclasses.replace(made, settings=plain | {"key": key}), path)
+        checkpoints.save(dataclasses.replace(made, settings=plain | {"key": key}), path, recipe.weights)
         experiment.say(f"{kind}: trained in {time.monotonic() - started:.0f} s, last loss {made.metrics['loss']:.3f}")
     state.unlink(missing_ok=True)
     return checkpoints.load(path)
