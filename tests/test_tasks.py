@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import checkpoint as checkpoints
-from crosstask import pipeline
+from crosstask import pipeline, runtime
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Align, SelfSupervised, Supervised, Task, Views, load_recipe, to_dict, validate
 from crosstask.data.images import ImageSet, load_images
@@ -23,7 +23,6 @@ from crosstask.errors import ConfigError, UnknownName
 from crosstask.methods import make_adapter
 from crosstask.methods.cta import CTA
 from crosstask.tasks import TASKS, SelfSupervisedTask, check_task, make_task
-from crosstask.tasks.byol import BYOL
 from crosstask.testing import check_adapter
 from crosstask.train import loop
 from crosstask.train.align import align
@@ -32,13 +31,17 @@ from crosstask.train.loop import Run
 from crosstask.train.pretrain import pretrain_self_supervised
 from crosstask.views import two_views
 from test_losses import barlow_twins_by_hand, byol_by_hand, nt_xent_by_hand, vicreg_by_hand
-from test_methods import CPU, seeded, textures
+from test_methods import CPU, textures
 from test_pipeline import RECIPE, stripes
 
 WIDTHS = {"hidden": 16, "out": 8}
 CONFIGS = {name: Task(name=name, views=Views(blur=0.5), **({} if name == "rotation" else WIDTHS)) for name in TASKS}
 RUN = Run(seed=3, device=CPU, precision="float32")
 NEW = [name for name in TASKS if name != "simclr"]
+
+
+def seeded(*parts: object) -> torch.Generator:
+    return runtime.generator(CPU, *parts)
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -116,11 +119,8 @@ def parameters(*modules: nn.Module) -> list[Tensor]:
 
 
 def test_the_target_of_byol_is_a_moving_average_in_train_mode_alone(tiny):
-    task, encoder, x = (
-        tiny.shaken(BYOL(12, CONFIGS["byol"].views and make_task(CONFIGS["byol"], 12).sampler, keep=0.7, **WIDTHS), 2),
-        tiny.encoder(),
-        tiny.images(5),
-    )
+    config = Task(name="byol", arguments={"keep": 0.7}, **WIDTHS)
+    task, encoder, x = tiny.shaken(make_task(config, 12), seed=2), tiny.encoder(), tiny.images(5)
     with pytest.raises(ConfigError, match=r"BYOL has no target network yet: .* its begin\(encoder\)"):
         task(encoder, x, seeded(0))
     task.begin(encoder)
@@ -210,6 +210,7 @@ def noise(count: int, channels: int) -> ImageSet:
 def trained(tiny, name: str, channels: int = 1, run: Run = RUN) -> tuple[nn.Module, SelfSupervisedTask, nn.Module]:
     """Pretrain and align a tiny encoder; return it with its task and the classifier that it is aligned with."""
     encoder, teacher, images = tiny.encoder(channels, seed=4), tiny.classifier(channels, seed=5), noise(24, channels)
+    runtime.place(encoder, CPU)
     task = tiny.shaken(make_task(CONFIGS[name], 12), seed=6)
     pretrain_self_supervised(encoder, task, images, SelfSupervised(epochs=4, batch_size=8, learning_rate=1e-3), run)
     align(encoder, task, teacher, images, Align(epochs=2, batch_size=8, learning_rate=1e-3), RUN)
@@ -270,13 +271,19 @@ def test_a_killed_pretraining_taken_up_again_ends_in_the_same_bits(tiny, tmp_pat
     assert steps[0] == 50 and same(again, train())
 
 
+def under_a_sky(images: ImageSet) -> ImageSet:
+    """Brighten images towards the top, so that they have an upright."""
+    sky = torch.linspace(1, 0, images.images.shape[2]).view(1, 1, -1, 1)
+    return ImageSet(images=(images.images * 0.5 + 127 * sky).to(torch.uint8), name="under a sky")
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_loss_falls_in_training(tiny, name):
-    images = textures(128, seed=0)
+    images = under_a_sky(textures(128, seed=0))
     encoder, task = tiny.encoder(seed=4), tiny.shaken(make_task(CONFIGS[name], 12), seed=6)
     how = SelfSupervised(epochs=25, batch_size=32, learning_rate=0.01)
     history = pretrain_self_supervised(encoder, task, images, how, RUN)
-    assert history[-1] < 0.9 * history[0], history
+    assert history[-1] < (1.0 if name == "rotation" else 0.9 * history[0])
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -301,14 +308,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("vicreg", ["task.arguments.covariance=2.0", "task.out=24"]),
+        ("vicreg", [f"task.arguments.{key}" for key in ("invariance=1.0", "variance=1.0", "covariance=0.04")]),
         ("barlow-twins", ["task.arguments.scale=0.1"]),
         ("byol", ["task.arguments.keep=0.9", "task.hidden=24"]),
         ("rotation", []),
     ],
 )
 def test_a_recipe_names_its_task(recipe, tmp_path, name, settings):
-    read = load_recipe(str(recipe), [f"task.name={name}", "self_supervised.learning_rate=0.005", *settings])
+    read = load_recipe(str(recipe), [f"task.name={name}", *settings])
     experiment = pipeline.Experiment(recipe=read, folder=tmp_path / "run", command="test")
     images = load_images(read.data.name)
     teacher, student = (

@@ -142,15 +142,17 @@ def load(
         head = nn.Linear(about["feature_dim"], about["classes"], bias="head.bias" in tensors)
     if task is None and task_config is not None:
         task = _make_task(task_config, about["feature_dim"], encoder, shape)
-    if encoder is not None and isinstance(task, SelfSupervisedTask):
-        task.begin(encoder)
+    if encoder is not None:
+        encoder = runtime.place(encoder, torch.device("cpu")).eval()
+        if isinstance(task, SelfSupervisedTask):
+            task.begin(encoder)
     for part, module in (("encoder", encoder), ("head", head), ("task", task)):
         _fill(module, tensors, part, folder)
     assert encoder is not None
     return Checkpoint(
         kind=about["kind"],
         encoder_name=about["encoder"],
-        encoder=runtime.place(encoder, torch.device("cpu")).eval(),
+        encoder=encoder,
         head=None if head is None else head.eval(),
         task=None if task is None else task.eval(),
         task_config=task_config,

@@ -15,7 +15,8 @@ class VICReg(TwoViewTask):
     """Two views agree, each dimension varies over the batch, and no two vary together (Bardes, Ponce, LeCun 2022).
 
     Loss: `crosstask.losses.vicreg` of an expander of three layers on the features. Differences from the paper: the
-    expander is as wide as the recipe says, where that one has 8192.
+    expander is as wide as the recipe says, where that one has 8192. The weights are the paper's, for LARS: plain SGD
+    wants a learning rate some 25 times lower than other tasks do, or weights as much smaller.
 
     Args:
         feature_dim: D, the width of the encoder's features.
