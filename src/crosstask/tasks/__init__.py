@@ -61,6 +61,7 @@ def check_task(config: Task) -> dict[str, Any]:
     if twice := sorted(shared.keys() & config.arguments.keys()):
         raise ConfigError(f"{what} has {twice[0]} among its arguments; it is a setting of [task] itself")
     known = {field.name for field in dataclasses.fields(own)}
+    # Nobody asked for the default of a setting that this task lacks; any other value would be ignored, and is refused.
     given = {name: value for name, value in shared.items() if name in known or value != getattr(Task, name)}
     arguments = {**given, **config.arguments}
     validate(own, arguments, what)
