@@ -95,7 +95,14 @@ class Tiny:
             "discrepancy": torch.ones(4),
         }
 
-    def checkpoint(self, channels: int = 1, norm: str = "batch", classes: int = 5, kind: str = "aligned") -> Checkpoint:
+    def checkpoint(
+        self,
+        channels: int = 1,
+        norm: str = "batch",
+        classes: int = 5,
+        kind: str = "aligned",
+        task_config: Task = task_config,
+    ) -> Checkpoint:
         """Return a checkpoint of a tiny classifier that was never trained, as the methods of its kind need it."""
         classifier, shape = self.classifier(channels, norm, classes), (channels, 12, 12)
         if kind == "rec-ttt":
@@ -103,16 +110,17 @@ class Tiny:
             classifier = Classifier(twin, self.shaken(nn.Linear(twin.feature_dim, classes), seed=7))
         if kind in JOINT_TASKS:
             config: Task | Auxiliary = Auxiliary(name=kind, arguments=self.joint_arguments[kind])
-            task: nn.Module = make_joint_task(config, classifier.encoder, shape)
+            task: nn.Module = self.shaken(make_joint_task(config, classifier.encoder, shape), seed=2)
         else:
-            config = self.task_config
-            task = make_task(config, TinyEncoder.feature_dim)
+            config = task_config
+            task = self.shaken(make_task(config, TinyEncoder.feature_dim), seed=2)
+            task.begin(self.encoder(channels, norm, seed=3))
         return Checkpoint(
             kind=kind,
             encoder_name=CUSTOM,
             encoder=classifier.encoder,
             head=classifier.head,
-            task=self.shaken(task, seed=2),
+            task=task,
             task_config=config,
             statistics=self.statistics(classifier, classes),
             image_shape=shape,

@@ -148,15 +148,19 @@ def load(
         head = nn.Linear(about["feature_dim"], about["classes"], bias="head.bias" in tensors)
     if task is None and task_config is not None:
         task = _make_task(task_config, about["feature_dim"], encoder, shape)
+    if encoder is not None:
+        encoder = runtime.place(encoder, torch.device("cpu")).eval()
+        if isinstance(task, SelfSupervisedTask):
+            task.begin(encoder)
     for part, module in (("encoder", encoder), ("head", head), ("task", task)):
         _fill(module, tensors, part, folder)
     assert encoder is not None
     return Checkpoint(
         kind=about["kind"],
         encoder_name=about["encoder"],
-        encoder=runtime.place(encoder, torch.device("cpu")).eval(),
+        encoder=encoder,
         head=None if head is None else head.eval(),
-        task=task,
+        task=None if task is None else task.eval(),
         task_config=task_config,
         image_shape=shape,
         class_names=tuple(about["class_names"]),
@@ -250,7 +254,7 @@ def _feature_dim(checkpoint: Checkpoint) -> int | None:
 
 
 def _task_config(plain: dict[str, Any], what: str) -> Task | Auxiliary:
-    return validate(Auxiliary, plain, what) if "arguments" in plain else validate(Task, plain, what)
+    return validate(Task, plain, what) if "views" in plain else validate(Auxiliary, plain, what)
 
 
 def _make_encoder(kind: Kind, name: str, channels: int) -> nn.Module:

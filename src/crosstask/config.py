@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_serializer
 from pydantic.dataclasses import dataclass
 
 from crosstask import presets
@@ -48,7 +48,8 @@ JointKind = Literal["joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"]
 """Kinds of checkpoints whose classifier was trained beside a task."""
 
 Kind = Literal["supervised", "self-supervised", "aligned", "joint", "ttt", "tttflow", "clust3", "nc-ttt", "rec-ttt"]
-"""Kinds of checkpoints, by the stage that makes them. `joint`: supervised and SimCLR on one encoder, as in TTT++."""
+"""Kinds of checkpoints, by the stage that makes them. `joint`: supervised and self-supervised on one encoder, with
+SimCLR as in TTT++."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -97,15 +98,23 @@ class Task:
     """The self-supervised task of pretraining, alignment and adaptation."""
 
     name: str = "simclr"
-    """Which task; `simclr` is the first."""
+    """Which task: `simclr`, `vicreg`, `barlow-twins`, `byol` or `rotation`."""
     temperature: Positive = 0.2
-    """Temperature of NT-Xent."""
+    """Temperature of NT-Xent, for `simclr` alone."""
     hidden: Count = 512
-    """Width of the projector's hidden layer."""
+    """Width of the projector's hidden layers; `rotation` has no projector."""
     out: Count = 128
     """Width of the projections."""
     views: Views = Views()
     """How views are drawn."""
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """The task's other keyword arguments, as `{ covariance = 2.0 }`."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: Any) -> Any:
+        """Leave out what older versions did not know, where it is empty: the same settings keep their digest."""
+        plain = handler(self)
+        return {name: value for name, value in plain.items() if name != "arguments" or value}
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -420,7 +429,7 @@ def _explain(kind: type, mistake: Any) -> str:
     key = ".".join(path)
     if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields_at(kind, path[:-1])
-        return f"  {key}: unknown key{did_you_mean(path[-1], known)} Known here: {', '.join(known)}"
+        return f"  {key}: unknown key{did_you_mean(path[-1], known)} Known here: {', '.join(known) or 'none'}"
     if mistake["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"  {key}: is missing"
     return f"  {key}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, got {mistake['input']!r}"

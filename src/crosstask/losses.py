@@ -25,6 +25,71 @@ def nt_xent(projections: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(similarity, partner)
 
 
+def vicreg(projections: Tensor, *, invariance: float, variance: float, covariance: float) -> Tensor:
+    """Return VICReg's loss (Bardes, Ponce, LeCun 2022, eq. 6, with the means of its algorithm 1).
+
+    With Z, Z' [B, D] the projections of the two views and Cov their covariance over the batch (divisor B - 1):
+    `invariance * mean_bj (Z - Z')_bj^2 + sum over Z and Z' of (variance * mean_j max(0, 1 - sqrt(Cov_jj + 1e-4)) +
+    covariance / D * sum_{i != j} Cov_ij^2)`. A single image has no spread: there the sum is constant and moves nothing.
+
+    Args:
+        projections: float tensor [2B, D]; rows i and i + B are two views of one image.
+        invariance, variance, covariance: weights; 25, 25 and 1 in the paper.
+    """
+    with torch.autocast(projections.device.type, enabled=False):
+        pair = _pair(projections)
+        loss = invariance * (pair[0] - pair[1]).square().mean()
+        for z in pair - pair.mean(dim=1, keepdim=True):
+            cov = z.T @ z / max(len(z) - 1, 1)
+            spread = (cov.diagonal() + 1e-4).sqrt()
+            loss = loss + variance * F.relu(1 - spread).mean() + covariance * _off_diagonal(cov) / len(cov)
+        return loss
+
+
+def barlow_twins(projections: Tensor, off_diagonal: float) -> Tensor:
+    """Return Barlow Twins' distance of the views' cross-correlation from the identity (Zbontar et al. 2021, eq. 1).
+
+    With C [D, D] the correlations, over the batch, between the dimensions of the two views' projections:
+    `sum_i (1 - C_ii)^2 + off_diagonal * sum_{i != j} C_ij^2`. Each dimension is divided by `sqrt(variance + 1e-5)`, as
+    batch norm does, so that a constant one has no correlation. For a single image all are constant: C is 0, the loss D,
+    and nothing moves.
+
+    Args:
+        projections: float tensor [2B, D]; rows i and i + B are two views of one image.
+        off_diagonal: weight of the redundancy; 0.005 in the paper.
+    """
+    with torch.autocast(projections.device.type, enabled=False):
+        pair = _pair(projections)
+        pair = pair - pair.mean(dim=1, keepdim=True)
+        first, second = pair / (pair.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+        correlation = first.T @ second / len(first)
+        return (1 - correlation.diagonal()).square().sum() + off_diagonal * _off_diagonal(correlation)
+
+
+def byol(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return BYOL's squared distance of unit vectors, predictions from the other view's targets (Grill et al. 2020).
+
+    With p and t of length one: `mean_b |p_b - t_{b+B}|^2 + |p_{b+B} - t_b|^2` (eq. 2, made symmetric as in sec. 3.1).
+
+    Args:
+        predictions: float tensor [2B, D], which receives the gradient; rows i and i + B are two views of one image.
+        targets: float tensor [2B, D], held constant; likewise.
+    """
+    with torch.autocast(predictions.device.type, enabled=False):
+        p, t = F.normalize(predictions.float(), dim=1), F.normalize(targets.detach().float(), dim=1)
+        return 2 * (p - t.roll(len(t) // 2, dims=0)).square().sum(dim=1).mean()
+
+
+def _pair(projections: Tensor) -> Tensor:
+    """Return [2B, D] as float32 [2, B, D]."""
+    return projections.float().unflatten(0, (2, -1))
+
+
+def _off_diagonal(square: Tensor) -> Tensor:
+    """Return the sum of the squares of all entries of a square matrix that are not on its diagonal."""
+    return (square - square.diagonal().diag()).square().sum()
+
+
 def alignment(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return the symmetric contrastive loss between paired features, as CLIP aligns two modalities.
 

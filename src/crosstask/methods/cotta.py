@@ -13,7 +13,8 @@ from crosstask.methods.adapter import Adapter
 from crosstask.methods.augment import StrongViews
 from crosstask.methods.batchnorm import Policy, learning
 from crosstask.methods.parts import all_names
-from crosstask.methods.state import Descent, Shadow
+from crosstask.methods.state import Descent
+from crosstask.nets.shadow import Shadow
 
 
 @final

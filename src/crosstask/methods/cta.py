@@ -29,8 +29,9 @@ class CTA(Adapter):
         theta <- theta - learning_rate * grad task(f_theta, views of x)
 
     over all parameters theta of the encoder f, with momentum; then `head(f_theta(x))` on the images themselves. With
-    SimCLR the task is NT-Xent on two random views. The projector stays frozen, as the head does. With `entropy` above
-    zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT).
+    SimCLR, as in the paper, the task is NT-Xent on two random views; it may be any of `crosstask.tasks.TASKS`. What the
+    task holds stays frozen, as the head does: its projector, BYOL's target network, the classifier of rotations. With
+    `entropy` above zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT).
 
     Args:
         model: the aligned encoder with the frozen head.

@@ -13,7 +13,8 @@ from crosstask.config import Count, Positive, Share, Steps
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.augment import StrongViews
 from crosstask.methods.batchnorm import Policy, learning, norm_parameters
-from crosstask.methods.state import Descent, Forgetful, Shadow
+from crosstask.methods.state import Descent, Forgetful
+from crosstask.nets.shadow import Shadow
 
 
 @final

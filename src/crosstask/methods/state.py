@@ -1,4 +1,4 @@
-"""What adapters remember: optimisers, averages, and models that follow others; all of it is dropped by a reset."""
+"""What adapters remember: optimisers and averages; all of it is dropped by a reset."""
 
 from __future__ import annotations
 
@@ -86,35 +86,6 @@ class Descent(Forgetful):
                     slots[name] = torch.empty_like(parameter, requires_grad=False).copy_(slot)
                 elif isinstance(slot, Tensor):
                     slots[name] = slot.to(parameter.device)
-
-
-class Shadow(nn.Module):
-    """A moving average of a model's parameters, with buffers of its own, that answers in the model's stead.
-
-    All of it is kept as buffers: a teacher that follows its student learns nothing by itself.
-
-    Args:
-        model: whose parameters it follows. It is called with the shadow's values in place of its own.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.names = list(named)
-        for index, tensor in enumerate(named.values()):
-            self.register_buffer(f"value{index}", tensor.detach().clone())
-
-    def forward(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Return the logits of `model`, with the shadow's values, on `x`, without a gradient."""
-        with torch.no_grad():
-            return torch.func.functional_call(model, dict(zip(self.names, self.buffers(), strict=True)), (x,))
-
-    @torch.no_grad()
-    def follow(self, model: nn.Module, rate: float) -> None:
-        """Move by `rate` of the way to the model's parameters."""
-        values = dict(zip(self.names, self.buffers(), strict=True))
-        named = dict(model.named_parameters())
-        torch._foreach_lerp_([values[name] for name in named], [p.detach() for p in named.values()], rate)
 
 
 class Average(Forgetful):

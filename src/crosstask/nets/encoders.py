@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -163,6 +164,18 @@ def make_encoder(name: str, channels: int) -> ResNet:
 def projection_head(feature_dim: int, hidden: int = 512, out: int = 128) -> nn.Sequential:
     """Return SimCLR's projector g: Linear, ReLU, Linear (Chen et al. 2020, sec. 4.2)."""
     return nn.Sequential(nn.Linear(feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def normed_head(*widths: int) -> nn.Sequential:
+    """Return a perceptron through `widths`: Linear, batch norm and ReLU to each inner width, Linear to the last.
+
+    The projector and predictor of BYOL (Grill et al. 2020, sec. 3.3), the expander of VICReg (Bardes et al. 2022,
+    sec. 4.2), the projector of Barlow Twins (Zbontar et al. 2021, sec. 2.2).
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

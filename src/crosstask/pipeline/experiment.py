@@ -20,7 +20,7 @@ from crosstask.executors import Executor
 from crosstask.files import storage_errors, sweep, write_text
 from crosstask.methods import find
 from crosstask.nets.encoders import ENCODERS
-from crosstask.tasks import TASKS, check_joint_task
+from crosstask.tasks import check_joint_task, check_task
 
 SUPERVISED: Kind = "supervised"
 SELF_SUPERVISED: Kind = "self-supervised"
@@ -60,12 +60,9 @@ class Experiment:
     executor: Executor = field(default_factory=Executor)
 
     def __post_init__(self) -> None:
-        for kind, name, known in (
-            ("encoder", self.recipe.encoder, ENCODERS),
-            ("self-supervised task", self.recipe.task.name, TASKS),
-        ):
-            if name not in known:
-                raise UnknownName(kind, name, known)
+        if self.recipe.encoder not in ENCODERS:
+            raise UnknownName("encoder", self.recipe.encoder, ENCODERS)
+        check_task(self.recipe.task)
         for name, arguments in self.recipe.tasks.items():
             check_joint_task(Auxiliary(name=name, arguments=arguments))
         runtime.pick_device(self.recipe.device)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from crosstask.config import Auxiliary, Task, keyword_config, validate
-from crosstask.errors import UnknownName
+from crosstask.errors import ConfigError, UnknownName
+from crosstask.tasks.barlow_twins import BarlowTwins
 from crosstask.tasks.base import JointTask, SelfSupervisedTask
+from crosstask.tasks.byol import BYOL
 from crosstask.tasks.clusters import Clusters
 from crosstask.tasks.flow import Flow
 from crosstask.tasks.noise import Noise
 from crosstask.tasks.reconstruction import Reconstruction
-from crosstask.tasks.rotation import Rotation
+from crosstask.tasks.rotation import Rotation, RotNet
 from crosstask.tasks.simclr import SimCLR
+from crosstask.tasks.vicreg import VICReg
 from crosstask.views import ViewSampler
 
-TASKS = {"simclr": SimCLR}
+TASKS: dict[str, type[SelfSupervisedTask]] = {
+    "simclr": SimCLR,
+    "vicreg": VICReg,
+    "barlow-twins": BarlowTwins,
+    "byol": BYOL,
+    "rotation": RotNet,
+}
 """Tasks on the encoder's features, which CTA pretrains, aligns and adapts with."""
 
 JOINT_TASKS: dict[str, type[JointTask]] = {
@@ -35,13 +46,26 @@ def make_task(config: Task, feature_dim: int) -> SelfSupervisedTask:
 
     Raises:
         UnknownName: the name is not in `TASKS`.
+        ConfigError: an argument is unknown or out of range.
     """
+    arguments = check_task(config)
+    return TASKS[config.name](feature_dim, ViewSampler(config.views), **arguments)
+
+
+def check_task(config: Task) -> dict[str, Any]:
+    """Return a self-supervised task's keyword arguments; raise for a name or an argument that it does not have."""
     if config.name not in TASKS:
         raise UnknownName("self-supervised task", config.name, TASKS)
-    sampler = ViewSampler(config.views)
-    return TASKS[config.name](
-        feature_dim, temperature=config.temperature, sampler=sampler, hidden=config.hidden, out=config.out
-    )
+    own, what = keyword_config(TASKS[config.name]), f"the task {config.name}"
+    shared = {name: getattr(config, name) for name in ("temperature", "hidden", "out")}
+    if twice := sorted(shared.keys() & config.arguments.keys()):
+        raise ConfigError(f"{what} has {twice[0]} among its arguments; it is a setting of [task] itself")
+    known = {field.name for field in dataclasses.fields(own)}
+    # Nobody asked for the default of a setting that this task lacks; any other value would be ignored, and is refused.
+    given = {name: value for name, value in shared.items() if name in known or value != getattr(Task, name)}
+    arguments = {**given, **config.arguments}
+    validate(own, arguments, what)
+    return arguments
 
 
 def make_joint_task(config: Auxiliary, encoder: nn.Module, image_shape: Sequence[int]) -> JointTask:
@@ -69,6 +93,7 @@ __all__ = [
     "SelfSupervisedTask",
     "SimCLR",
     "check_joint_task",
+    "check_task",
     "make_joint_task",
     "make_task",
 ]

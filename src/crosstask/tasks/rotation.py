@@ -1,4 +1,4 @@
-"""Rotations: a branch of the network tells by how many quarters an image was turned (TTT)."""
+"""Rotations: a classifier tells by how many quarters an image was turned, on features (CTA) or on a branch (TTT)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,44 @@ from crosstask.config import Count, Views
 from crosstask.errors import ConfigError
 from crosstask.nets.encoders import ResNet
 from crosstask.nets.taps import maps_of, spatial_maps, upstream
-from crosstask.tasks.base import JointTask
+from crosstask.tasks.base import JointTask, SelfSupervisedTask
 from crosstask.views import ViewSampler
 
 TURNS = 4
+
+
+class RotNet(SelfSupervisedTask):
+    """A linear classifier on the features tells by how many quarters an image was turned (Gidaris et al. 2018).
+
+    `loss = mean CE(classifier(features of a turned image), turns)`, over all four rotations of one random view of every
+    image. The view is cropped and mirrored before it is turned.
+
+    Args:
+        feature_dim: D, the width of the encoder's features.
+        sampler: draws the views.
+    """
+
+    def __init__(self, feature_dim: int, sampler: ViewSampler) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.classifier = nn.Linear(feature_dim, TURNS)
+
+    def views(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one view of each image in all four rotations, [4 * B, C, H, W]: first all that are not turned.
+
+        Raises:
+            ConfigError: the images are not square.
+        """
+        return self.view_pairs(x, generator)[0]
+
+    def view_pairs(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the turned views, and the same crops, turned alike, in their original colours."""
+        _check_square(x.shape[1:])
+        plain = torch.cat(_all_turns(self.sampler.geometric(x, generator)))
+        return self.sampler.photometric(plain, generator), plain
+
+    def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
+        return F.cross_entropy(self.classifier(features).float(), _turns_of_all(features))
 
 
 class Rotation(JointTask):
@@ -45,8 +79,7 @@ class Rotation(JointTask):
         self, encoder: nn.Module, image_shape: Sequence[int], *, layers: str = "stages.1", views: Count = 32
     ) -> None:
         super().__init__()
-        if image_shape[1] != image_shape[2]:
-            raise ConfigError(f"quarter turns need square images, got {' x '.join(map(str, image_shape[1:]))} pixels")
+        _check_square(image_shape)
         shapes = spatial_maps(encoder, image_shape, layers)
         if len(shapes) != 1:
             raise ConfigError(f"the rotation branch leaves the encoder after one layer, got {', '.join(shapes)}")
@@ -56,8 +89,8 @@ class Rotation(JointTask):
         self.branch = _branch(encoder, name, channels)
 
     def joint(self, encoder: nn.Module, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        turns = torch.arange(TURNS, device=x.device).repeat_interleave(len(x))
-        return encoder(x), self.loss(encoder, torch.cat(_all_turns(x)), turns)
+        turned = torch.cat(_all_turns(x))
+        return encoder(x), self.loss(encoder, turned, _turns_of_all(turned))
 
     def forward(self, encoder: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         return self.loss(encoder, *self.turned_views(x, generator))
@@ -74,8 +107,18 @@ class Rotation(JointTask):
         return F.cross_entropy(self.branch(maps_of(encoder, x, self.names)[0]).float(), turns)
 
 
+def _check_square(image_shape: Sequence[int]) -> None:
+    if image_shape[1] != image_shape[2]:
+        raise ConfigError(f"quarter turns need square images, got {' x '.join(map(str, image_shape[1:]))} pixels")
+
+
 def _all_turns(x: Tensor) -> list[Tensor]:
     return [x.rot90(turns, (2, 3)) for turns in range(TURNS)]
+
+
+def _turns_of_all(turned: Tensor) -> Tensor:
+    """Return the turns [N] of the N images in `_all_turns`, or of what was made of them."""
+    return torch.arange(TURNS, device=turned.device).repeat_interleave(len(turned) // TURNS)
 
 
 def _branch(encoder: nn.Module, name: str, channels: int) -> nn.Sequential:

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstask import losses
+from crosstask.config import Count, Positive
 from crosstask.nets.encoders import projection_head
-from crosstask.tasks.base import SelfSupervisedTask
-from crosstask.views import ViewSampler, two_views
+from crosstask.tasks.base import TwoViewTask
+from crosstask.views import ViewSampler
 
 
-class SimCLR(SelfSupervisedTask):
+class SimCLR(TwoViewTask):
     """Two views of an image attract, views of different images repel (Chen et al. 2020).
 
     Args:
         feature_dim: D, the width of the encoder's features.
-        temperature: of NT-Xent.
         sampler: draws the views.
+        temperature: of NT-Xent.
         hidden, out: widths of the projector.
     """
 
     def __init__(
-        self, feature_dim: int, *, temperature: float, sampler: ViewSampler, hidden: int = 512, out: int = 128
+        self,
+        feature_dim: int,
+        sampler: ViewSampler,
+        *,
+        temperature: Positive = 0.2,
+        hidden: Count = 512,
+        out: Count = 128,
     ) -> None:
-        super().__init__()
-        self.temperature, self.sampler = temperature, sampler
+        super().__init__(sampler)
+        self.temperature = temperature
         self.projector = projection_head(feature_dim, hidden, out)
 
-    def views(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return two_views(x, self.sampler, generator)
-
-    def view_pairs(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return two views of each image, and the same crops in their original colours."""
-        plain = self.sampler.geometric(torch.cat([x, x]), generator)
-        return self.sampler.photometric(plain, generator), plain
-
-    def loss(self, features: Tensor) -> Tensor:
+    def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
         return losses.nt_xent(self.projector(features), self.temperature)

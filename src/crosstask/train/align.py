@@ -58,8 +58,9 @@ def align(
         features = encoder(views)
         pairs = [*zip(features.split(len(x)), plain.split(len(x)), strict=True), (encoder(x), x)]
         imitations = torch.stack([imitation(student, seen) for student, seen in pairs])
-        return imitations.mean() + config.self_supervised * task.loss(features)
+        return imitations.mean() + config.self_supervised * task.loss(features, views, encoder)
 
+    task.begin(encoder)
     trainee = nn.ModuleDict({"encoder": encoder, "task": task}).train()
     history = fit(objective, trainee, images.unlabelled(), config, run)
     refit_batch_norm(encoder, images, run)

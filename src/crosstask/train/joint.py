@@ -67,11 +67,13 @@ def pretrain_with_views(
     check_labels(images)
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        features = classifier.encoder(task.views(x, generator))
-        views = len(features) // len(x)
-        supervised = views * F.cross_entropy(classifier.head(features).float(), y.repeat(views))
-        return share * supervised + (1 - share) * task.loss(features)
+        views = task.views(x, generator)
+        features = classifier.encoder(views)
+        each = len(views) // len(x)
+        supervised = each * F.cross_entropy(classifier.head(features).float(), y.repeat(each))
+        return share * supervised + (1 - share) * task.loss(features, views, classifier.encoder)
 
+    task.begin(classifier.encoder)
     return _trained(objective, nn.ModuleList([classifier, task]), images, config, run)
 
 

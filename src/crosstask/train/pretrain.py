@@ -62,6 +62,7 @@ def pretrain_self_supervised(
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return task(encoder, x, generator)
 
+    task.begin(encoder)
     trainee = nn.ModuleDict({"encoder": encoder, "task": task}).train()
     losses = fit(objective, trainee, images.unlabelled(), config, run)
     trainee.eval()
