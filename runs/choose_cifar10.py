@@ -1,0 +1,132 @@
+"""Which alignment suits CIFAR-10? Each row changes one thing of `cifar10c-small.toml`. No test image is loaded.
+
+    python runs/choose_cifar10.py out/cifar10c-small    (after `bash runs/cifar10c_small.sh`; two CPU cores: about 8
+                                                         minutes a row; goes on where it was killed)
+
+The committed encoders are aligned anew for two epochs on the 45,000 images they were trained on, and judged on the
+5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets, by stream and
+number of updates, the accuracy on 2,560 images before any update and on 256 after some.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crosstask import checkpoint, losses, pipeline, runtime
+from crosstask.bench import metrics
+from crosstask.bench.benchmark import predict
+from crosstask.bench.protocol import Protocol
+from crosstask.checkpoint import Checkpoint
+from crosstask.config import load_recipe
+from crosstask.data.severities import CLEAN, HELD_OUT
+from crosstask.data.streams import draw_stream
+from crosstask.methods import make_adapter
+from crosstask.tasks import SelfSupervisedTask, SimCLR
+
+CPU = torch.device("cpu")
+HERE = Path(__file__).parent
+RECIPE = load_recipe(str(HERE / "cifar10c-small.toml"), ["align.epochs=2"])
+FOLDER = Path(sys.argv[1])
+STEPS = (0, 1, 5, 20)
+Scores = dict[str, dict[int, float]]
+
+training, validation = pipeline.source_images(RECIPE, print), pipeline.tuning_images(RECIPE)
+contrastive = losses.alignment
+
+
+def clean_view(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Have the teacher see the whole image in its own colours."""
+    return task.views(x, generator), torch.cat([x, x])
+
+
+def with_lengths(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Add the mean squared error of the features to the contrastive loss."""
+    return contrastive(student, teacher, temperature) + F.mse_loss(student.float(), teacher.float())
+
+
+def align(name: str, student: Checkpoint, **changes: float) -> Checkpoint:
+    """Return the aligned checkpoint of a row, trained once."""
+    recipe = replace(RECIPE, align=replace(RECIPE.align, **changes))
+    experiment = pipeline.Experiment(recipe=recipe, folder=FOLDER / "choice" / name, command="choose")
+    return pipeline.align_stage(experiment, training, checkpoint.load(FOLDER / "checkpoints/supervised"), student)
+
+
+def accuracy(model: Checkpoint, method: str, count: int, steps: tuple[int, ...], **arguments: object) -> Scores:
+    """Return the accuracy by stream and number of updates, reset after each batch of 128."""
+    protocol = Protocol(
+        model=model.kind, reset="batch", batch_size=128, n=count, steps=steps[-1], curve=steps,
+        precision=runtime.resolve_precision(CPU, "auto"),
+    )  # fmt: skip
+    adapter, scores = make_adapter(method, model, **arguments), {}
+    for corruption in (CLEAN, *HELD_OUT):
+        stream = draw_stream(validation, corruption, 5, count=count, batch_size=128, seed=0)
+        logits = predict(adapter, stream, protocol, CPU).logits
+        scores[corruption] = {step: metrics.accuracy(logits[step], stream.labels) for step in steps}
+    return scores
+
+
+def cta(model: Checkpoint, rate: float = 1e-2) -> Scores:
+    """Return the accuracy of CTA; before any update on ten times as many images."""
+    before, after = accuracy(model, "ptbn", 2560, (0,)), accuracy(model, "cta", 256, STEPS, learning_rate=rate)
+    return {name: {**curve, "before": before[name][0]} for name, curve in after.items()}
+
+
+def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
+    """Yield what is changed, and how to measure it."""
+    teacher, student = (checkpoint.load(FOLDER / "checkpoints" / kind) for kind in ("supervised", "self-supervised"))
+    for method in ("source", "ptbn"):
+        yield method, lambda m=method: accuracy(teacher, m, 2560, (0,))
+    yield "cta", lambda: cta(align("base", student))
+    for rate in (1e-3, 3e-3, 3e-2):
+        yield f"cta, rate {rate}", lambda r=rate: cta(align("base", student), r)
+    own = SelfSupervisedTask.view_pairs
+    for name, views in (("the student's own view", own), ("the whole image", clean_view)):
+        yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
+    yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
+    from_teacher = replace(student, encoder=teacher.encoder)
+    yield "the student starts as the teacher", lambda: cta(align("from-teacher", from_teacher))
+    variations: dict[str, tuple[float, ...]] = {
+        "contrastive": (0.0,), "distillation": (0.0, 0.5, 8.0), "self_supervised": (0.0, 0.1, 1.0),
+        "temperature": (0.05, 0.2), "learning_rate": (0.03,), "batch_size": (128,),
+    }  # fmt: skip
+    for name, values in variations.items():
+        for value in values:
+            yield f"align.{name} = {value}", lambda n=name, v=value: cta(align(f"{n}-{v}", student, **{n: v}))
+
+
+def patched(where: object, name: str, instead: object, folder: str, student: Checkpoint) -> Scores:
+    """Align with something put in the place of something else, and measure."""
+    kept = getattr(where, name)
+    setattr(where, name, instead)
+    try:
+        model = align(folder.replace(" ", "-").replace("'", ""), student)
+    finally:
+        setattr(where, name, kept)
+    return cta(model)
+
+
+def main() -> None:
+    """Measure the rows that are not in the file yet, and print the means over the five streams."""
+    path = FOLDER / "choice.jsonl"
+    known = {json.loads(line)["row"] for line in path.read_text().splitlines()} if path.exists() else set()
+    wanted = sys.argv[2:]
+    for row, measure in rows():
+        if row in known or (wanted and row not in wanted):
+            continue
+        scores = measure()
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"row": row, "scores": scores}) + "\n")
+        means = {step: sum(curve[step] for curve in scores.values()) / len(scores) for step in scores[CLEAN]}
+        print(row, {step: f"{100 * mean:.1f}" for step, mean in means.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
