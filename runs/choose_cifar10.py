@@ -1,11 +1,13 @@
 """Which alignment suits CIFAR-10? Each row changes one thing of `cifar10c-small.toml`. No test image is loaded.
 
-    python runs/choose_cifar10.py out/cifar10c-small    (after `bash runs/cifar10c_small.sh`; two CPU cores: about 8
-                                                         minutes a row; goes on where it was killed)
+    python runs/choose_cifar10.py out/cifar10c-small [ROW ...]
 
+After `bash runs/cifar10c_small.sh`; about 8 minutes a row on two CPU cores; goes on where it was killed.
 The committed encoders are aligned anew for two epochs on the 45,000 images they were trained on, and judged on the
 5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets, by stream and
-number of updates, the accuracy on 2,560 images before any update and on 256 after some.
+number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin with "online"
+adapt the run's own aligned model by one step a batch, predicting first: on each corruption apart, and, never reset, on
+streams with classes in clumps.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from crosstask.bench.protocol import Protocol
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import load_recipe
 from crosstask.data.severities import CLEAN, HELD_OUT
-from crosstask.data.streams import draw_stream
+from crosstask.data.streams import StreamPlan, build_stream, draw_stream
 from crosstask.methods import make_adapter
 from crosstask.tasks import SelfSupervisedTask, SimCLR
 
@@ -79,6 +81,38 @@ def cta(model: Checkpoint, rate: float = 1e-2) -> Scores:
     return {name: {**curve, "before": before[name][0]} for name, curve in after.items()}
 
 
+def online(kind: str, method: str, **arguments: object) -> Scores:
+    """Return the accuracy over long streams of a method that takes one step a batch, or none, never reset."""
+    plans = {
+        name: StreamPlan(
+            shift="constant",
+            corruptions=(name,),
+            severity=5 if name != CLEAN else 0,
+            count=1280,
+            batch_size=128,
+            seed=0,
+        )
+        for name in (CLEAN, *HELD_OUT)
+    }
+    plans["clumps, one after another, batches of 64"] = StreamPlan(
+        shift="continual", corruptions=(*HELD_OUT, CLEAN), severity=5, count=512, batch_size=64, seed=0, delta=0.1
+    )
+    plans["clumps, mixed, batches of 16"] = StreamPlan(
+        shift="mixed", corruptions=(*HELD_OUT, CLEAN), severity=5, count=2560, batch_size=16, seed=0, delta=0.1
+    )
+    model, scores = checkpoint.load(FOLDER / "checkpoints" / kind), {}
+    steps = 0 if method in ("source", "ptbn") else 1
+    for name, plan in plans.items():
+        stream = build_stream(validation, plan)
+        protocol = Protocol(
+            model=model.kind, reset="never", predict="before", batch_size=plan.batch_size, n=len(stream), steps=steps,
+            curve=(0,), precision=runtime.resolve_precision(CPU, "auto"),
+        )  # fmt: skip
+        adapter = make_adapter(method, model, **({"steps": 1} if steps else {}), **arguments)
+        scores[name] = {steps: metrics.accuracy(predict(adapter, stream, protocol, CPU).logits[0], stream.labels)}
+    return scores
+
+
 def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     """Yield what is changed, and how to measure it."""
     teacher, student = (checkpoint.load(FOLDER / "checkpoints" / kind) for kind in ("supervised", "self-supervised"))
@@ -101,6 +135,21 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         for value in values:
             yield f"align.{name} = {value}", lambda n=name, v=value: cta(align(f"{n}-{v}", student, **{n: v}))
 
+    for kind, method, policy in (
+        ("supervised", "source", "source"), ("supervised", "ptbn", "batch"), ("aligned", "source", "source"),
+        ("aligned", "ptbn", "batch"), ("supervised", "tent", "batch"),
+    ):  # fmt: skip
+        chosen = {} if method == "source" else {"batch_norm": policy}
+        yield f"online: {method} on {kind}", lambda k=kind, m=method, c=chosen: online(k, m, **c)
+    for policy, share in (("batch", 0.5), ("source", 0.5), ("mixed", 0.1), ("robust", 0.01), ("robust", 0.05)):
+        for rate in (1e-4, 3e-4, 1e-3, 3e-3):
+            yield (
+                f"online: cta, {policy} {share}, rate {rate}",
+                lambda p=policy, s=share, r=rate: online(
+                    "aligned", "cta", batch_norm=p, batch_share=s, learning_rate=r
+                ),
+            )
+
 
 def patched(where: object, name: str, instead: object, folder: str, student: Checkpoint) -> Scores:
     """Align with something put in the place of something else, and measure."""
@@ -117,15 +166,17 @@ def main() -> None:
     """Measure the rows that are not in the file yet, and print the means over the five streams."""
     path = FOLDER / "choice.jsonl"
     known = {json.loads(line)["row"] for line in path.read_text().splitlines()} if path.exists() else set()
-    wanted = sys.argv[2:]
+    wanted = tuple(sys.argv[2:])
     for row, measure in rows():
-        if row in known or (wanted and row not in wanted):
+        if row in known or (wanted and not row.startswith(wanted)):
             continue
         scores = measure()
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"row": row, "scores": scores}) + "\n")
-        means = {step: sum(curve[step] for curve in scores.values()) / len(scores) for step in scores[CLEAN]}
-        print(row, {step: f"{100 * mean:.1f}" for step, mean in means.items()}, flush=True)
+        plain = [scores[name] for name in (CLEAN, *HELD_OUT)]
+        means = {step: sum(curve[step] for curve in plain) / len(plain) for step in plain[0]}
+        others = {name: curve for name, curve in scores.items() if name not in (CLEAN, *HELD_OUT)}
+        print(row, {k: f"{100 * v:.1f}" for k, v in means.items()}, others or "", flush=True)
 
 
 if __name__ == "__main__":
