@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask.errors import ConfigError
-from crosstask.nets.encoders import BasicBlock
+from crosstask.nets.resnet import BasicBlock
 from crosstask.nets.taps import map_shapes, maps_of, tapped, upstream
 from crosstask.nets.twin import Twin
 from crosstask.tasks.base import JointTask
