@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LAYER_SCALE = 0.1
+"""Where the learned factors of a residual branch's channels start (layer scale): a network of up to 18 blocks needs no
+smaller ones (Touvron et al. 2021, CaiT, sec. 2)."""
+
 
 class Normalize(nn.Module):
     """Subtract a mean and divide by a deviation per channel, both kept as buffers so that they travel with the weights.

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosstask.nets.base import ChannelNorm, Encoder, Patches
-
-LAYER_SCALE = 0.1
-"""Where each block's scales start: a shallow network needs no smaller ones (Touvron et al. 2021, CaiT, app. A)."""
+from crosstask.nets.base import LAYER_SCALE, ChannelNorm, Encoder, Patches
 
 
 class ConvNeXtBlock(nn.Module):
@@ -51,9 +48,10 @@ class ConvNeXt(Encoder):
         before = widths[0]
         for index, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             halving = [ChannelNorm(before), Patches(before, width, 2)] if index else []
-            self.stages.append(nn.Sequential(*halving, *(ConvNeXtBlock(width) for _ in range(depth))))
+            blocks = nn.Sequential(*halving, *(ConvNeXtBlock(width) for _ in range(depth)))
+            self.stages.append(blocks)
             before = width
-        self.stages[-1].append(ChannelNorm(before))
+        blocks.append(ChannelNorm(before))
         self.feature_dim = before
 
     def stem(self, x: Tensor) -> Tensor:

@@ -129,9 +129,16 @@ def resnet18_narrow(channels: int = 3) -> ResNet:
 
 
 def resnet18_narrow_gn(channels: int = 3) -> ResNet:
-    """The same with group norm in eight groups (Wu & He 2018): what it makes of an image depends on that image alone."""
+    """`resnet18_narrow` with group norm in 8 groups, so that each image is normalised by itself alone (Wu & He 2018).
+
+    As there (sec. 4.1), the scales of each block's last norm start at zero; otherwise it hardly learns at usual rates.
+    """
     norm = functools.partial(nn.GroupNorm, 8)
-    return ResNet(BasicBlock, _four_stages(2, 2, 2, 2, width=16), stem_stride=1, channels=channels, norm=norm)
+    encoder = ResNet(BasicBlock, _four_stages(2, 2, 2, 2, width=16), stem_stride=1, channels=channels, norm=norm)
+    for block in encoder.modules():
+        if isinstance(block, BasicBlock):
+            nn.init.zeros_(block.norm2.get_parameter("weight"))
+    return encoder
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, norm: Norm) -> nn.Module:
