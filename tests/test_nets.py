@@ -14,6 +14,7 @@ from crosstask.errors import ConfigError, UnknownName
 from crosstask.nets.base import Patches
 from crosstask.nets.convnext import ConvNeXt
 from crosstask.nets.encoders import ENCODERS, Normalize, initialise, make_encoder, projection_head
+from crosstask.nets.group_norm import guard_group_norm
 from crosstask.nets.split import Classifier, split
 from crosstask.nets.taps import tapped
 from crosstask.nets.vit import VisionTransformer, positions
@@ -182,6 +183,20 @@ def test_group_norm_normalises_each_image_by_itself(tiny):
     assert nn.GroupNorm in kinds and nn.BatchNorm2d not in kinds
     names = [name for name, _ in make_encoder("resnet18-narrow", 3).named_parameters()]
     assert [name for name, _ in encoder.named_parameters()] == names
+
+
+def test_the_guard_of_group_norm_has_inputs_take_a_gradient_where_the_layer_learns():
+    layer, x, seen = nn.GroupNorm(2, 8), torch.rand(2, 8, 3, 3).contiguous(memory_format=torch.channels_last), []
+    expected = layer(x).detach()
+    guard_group_norm(nn.Sequential(layer))
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].requires_grad))
+    out = layer(x)
+    out.square().sum().backward()  # without the guard, PyTorch 2.13 crashes here
+    assert torch.equal(out, expected) and layer.weight.grad.isfinite().all() and not x.requires_grad
+    with torch.no_grad():
+        layer(x)
+    layer.requires_grad_(False)(x)
+    assert seen == [True, False, False]
 
 
 def test_patches_are_a_convolution_with_a_stride_of_its_size():
