@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from crosstask.errors import ConfigError, UnknownName
+from crosstask.nets.base import Patches
+from crosstask.nets.convnext import ConvNeXt
 from crosstask.nets.encoders import ENCODERS, Normalize, initialise, make_encoder, projection_head
+from crosstask.nets.group_norm import guard_group_norm
 from crosstask.nets.split import Classifier, split
+from crosstask.nets.taps import tapped
+from crosstask.nets.vit import VisionTransformer, positions
+
+
+def transformer_parameters(channels: int, width: int = 128, hidden: int = 256, depth: int = 6, patch: int = 4) -> int:
+    """Count from Dosovitskiy et al. 2021, fig. 1: patches, blocks with two norms and two layer scales, and a norm."""
+    attention = 3 * width * (width + 1) + width * (width + 1)
+    perceptron = hidden * (width + 1) + width * (hidden + 1)
+    return width * (channels * patch**2 + 1) + depth * (attention + perceptron + 6 * width) + 2 * width
+
+
+def convnext_parameters(channels: int, depths=(2, 2, 4), widths=(32, 64, 128)) -> int:
+    """Count from Liu et al. 2022, fig. 4: a stem, blocks, and a norm and a halving before all stages but the first."""
+    total, before = widths[0] * (4 * channels + 1) + 2 * widths[0], None
+    for depth, width in zip(depths, widths, strict=True):
+        total += 2 * before + width * (4 * before + 1) if before else 0
+        total += depth * (width * (49 + 1) + 2 * width + 4 * width * (width + 1) + width * (4 * width + 1) + width)
+        before = width
+    return total + 2 * before
+
+
+def parameters(name: str, channels: int) -> int:
+    """Count an encoder's parameters from the tables of its paper."""
+    if name == "vit-lite-narrow":
+        return transformer_parameters(channels)
+    if name == "convnext-narrow":
+        return convnext_parameters(channels)
+    return block_parameters(name, channels)
 
 
 def block_parameters(name: str, channels: int) -> int:
@@ -22,6 +55,7 @@ def block_parameters(name: str, channels: int) -> int:
     widths, depths, bottleneck = {
         "resnet-small": ((32, 64, 128), (1, 1, 1), False),
         "resnet18-narrow": ((16, 32, 64, 128), (2, 2, 2, 2), False),
+        "resnet18-narrow-gn": ((16, 32, 64, 128), (2, 2, 2, 2), False),
         "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2), False),
         "resnet50": ((64, 128, 256, 512), (3, 4, 6, 3), True),
     }[name]
@@ -39,12 +73,15 @@ def block_parameters(name: str, channels: int) -> int:
     return total
 
 
+SMALL = [name for name in ENCODERS if name not in ("resnet18", "resnet50")]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_have_the_parameters_of_the_paper(name, channels):
     with torch.device("meta"):
         encoder = make_encoder(name, channels)
-    assert sum(parameter.numel() for parameter in encoder.parameters()) == block_parameters(name, channels)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters(name, channels)
 
 
 def test_the_deep_encoders_have_the_published_sizes():
@@ -57,15 +94,17 @@ def test_the_deep_encoders_have_the_published_sizes():
 def test_encoders_take_small_images_of_any_size(name, channels):
     with torch.device("meta"):
         encoder = make_encoder(name, channels)
-        for height, width in ((16, 16), (28, 28), (32, 48), (64, 64)):
+        for height, width in ((16, 16), (28, 28), (30, 33), (32, 48), (64, 64)):
             assert encoder(torch.empty(2, channels, height, width)).shape == (2, encoder.feature_dim)
 
 
-def test_the_small_encoder_answers_with_numbers():
-    encoder = make_encoder("resnet-small", 1)
+@pytest.mark.parametrize("name", SMALL)
+def test_small_encoders_answer_with_numbers(name):
+    encoder = make_encoder(name, 1)
     initialise(encoder, torch.Generator().manual_seed(0))
     features = encoder(torch.rand(3, 1, 28, 28))
-    assert features.shape == (3, 128) and features.isfinite().all() and features.min() >= 0
+    assert features.shape == (3, 128) and features.isfinite().all() and 0.05 < features.std() < 20
+    assert not name.startswith("resnet") or features.min() >= 0
 
 
 def test_an_unknown_encoder_is_guessed():
@@ -97,6 +136,148 @@ def test_initialise_draws_from_the_generator_alone():
     assert torch.equal(first.conv.weight, second.conv.weight) and not torch.equal(first.conv.weight, third.conv.weight)
     kernel = first.stages[2][0].conv2.weight
     assert float(kernel.detach().std()) == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_initialise_leaves_nothing_to_the_global_random_state(name):
+    def fresh(everywhere: int, seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(everywhere)
+            encoder = make_encoder(name, 1)
+        initialise(encoder, torch.Generator().manual_seed(seed))
+        return encoder
+
+    first, second, other = fresh(0, 0), fresh(1, 0), fresh(0, 1)
+    for (key, mine), same, different in zip(
+        first.named_parameters(), second.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(mine, same), f"{key} was not drawn from the generator"
+        drawn = mine.ndim > 1
+        assert torch.equal(mine, different) is not drawn, key
+        assert drawn or mine.unique().numel() == 1, "scales, shifts and biases start at one number"
+    assert all(map(torch.equal, first.buffers(), second.buffers()))
+
+
+def test_a_convolution_in_groups_is_drawn_by_the_outputs_that_an_input_has():
+    layer = nn.Conv2d(64, 64, 7, groups=64)
+    initialise(layer, torch.Generator().manual_seed(0))
+    assert float(layer.weight.detach().std()) == pytest.approx((2 / 49) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_encoder_is_the_mean_over_positions_of_its_last_stage(name):
+    encoder, x = make_encoder(name, 3).eval(), torch.rand(2, 3, 32, 32)
+    encoder.normalize.mean.fill_(0.4)
+    stages = [f"stages.{index}" for index in range(len(encoder.stages))]
+    features, maps = tapped(encoder, x, ["normalize", *stages])
+    torch.testing.assert_close(maps[0], (x - 0.4) / 0.25)
+    assert [each.ndim for each in maps[1:]] == [4] * len(stages)
+    assert torch.equal(maps[-1].mean(dim=(2, 3)), features)
+
+
+def test_group_norm_normalises_each_image_by_itself(tiny):
+    encoder = tiny.shaken(make_encoder("resnet18-narrow-gn", 3), seed=0)
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]), rtol=1e-4, atol=1e-5)
+    kinds = {type(layer) for layer in encoder.modules()}
+    assert nn.GroupNorm in kinds and nn.BatchNorm2d not in kinds
+    names = [name for name, _ in make_encoder("resnet18-narrow", 3).named_parameters()]
+    assert [name for name, _ in encoder.named_parameters()] == names
+
+
+def test_the_guard_of_group_norm_has_inputs_take_a_gradient_where_the_layer_learns():
+    layer, x, seen = nn.GroupNorm(2, 8), torch.rand(2, 8, 3, 3).contiguous(memory_format=torch.channels_last), []
+    expected = layer(x).detach()
+    guard_group_norm(nn.Sequential(layer))
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].requires_grad))
+    out = layer(x)
+    out.square().sum().backward()  # without the guard, PyTorch 2.13 crashes here
+    assert torch.equal(out, expected) and layer.weight.grad.isfinite().all() and not x.requires_grad
+    with torch.no_grad():
+        layer(x)
+    layer.requires_grad_(False)(x)
+    assert seen == [True, False, False]
+
+
+def test_patches_are_a_convolution_with_a_stride_of_its_size():
+    layer, x = Patches(3, 5, 4), torch.rand(2, 3, 8, 12)
+    weight = layer.weight.view(5, 3, 4, 4)
+    torch.testing.assert_close(layer(x), F.conv2d(x, weight, layer.bias, stride=4))
+    torch.testing.assert_close(
+        layer(x[:, :, :7, :9]), F.conv2d(F.pad(x[:, :, :7, :9], (0, 3, 0, 1)), weight, layer.bias, stride=4)
+    )
+
+
+def test_positions_are_sines_and_cosines_of_both_coordinates():
+    found = positions(3, 5, 8, torch.device("cpu"))
+    assert found.shape == (8, 3, 5)
+    for row in range(3):
+        for column in range(5):
+            expected = [f(at * w) for at in (column, row) for f in (math.sin, math.cos) for w in (1, 0.01)]
+            assert found[:, row, column].tolist() == pytest.approx(expected, abs=1e-5)
+    assert positions(3, 5, 8, torch.device("meta")).device.type == "meta"
+    assert torch.equal(positions(7, 9, 8, torch.device("cpu"))[:, :3, :5], found), (
+        "they do not hang on the image's size"
+    )
+
+
+def test_the_vision_transformer_is_torchs_encoder_layers_on_patches(tiny):
+    net = VisionTransformer(stages=2, depth=1, width=8, heads=2, hidden=12, patch=4, channels=3).eval()
+    tiny.shaken(net, seed=1)
+    x, generator = torch.rand(2, 3, 8, 12), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    tokens = F.conv2d((x - 0.5) / 0.25, net.patches.weight.view(8, 3, 4, 4), net.patches.bias, stride=4)
+    tokens = (tokens + positions(2, 3, 8, x.device)).flatten(2).transpose(1, 2)
+    for stage in net.stages:
+        block = stage[0]
+        layer = nn.TransformerEncoderLayer(
+            8, 2, 12, dropout=0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+        ).train()
+        with torch.no_grad():  # layer scales are folded into the last layer of each branch
+            for mine, theirs, scale in (
+                (block.norm1, layer.norm1, None), (block.norm2, layer.norm2, None),
+                (block.attention.out, layer.self_attn.out_proj, block.scale1),
+                (block.mlp[0], layer.linear1, None), (block.mlp[2], layer.linear2, block.scale2),
+            ):  # fmt: skip
+                factor = torch.ones(()) if scale is None else scale
+                theirs.weight.copy_(mine.weight * (factor[:, None] if factor.ndim else factor))
+                theirs.bias.copy_(mine.bias * factor)
+            layer.self_attn.in_proj_weight.copy_(block.attention.qkv.weight)
+            layer.self_attn.in_proj_bias.copy_(block.attention.qkv.bias)
+        tokens = layer(tokens)
+    norm = net.stages[1][1]
+    expected = F.layer_norm(tokens, (8,), norm.weight, norm.bias, 1e-6).mean(dim=1)
+    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convnext_is_its_formula(tiny):
+    net = ConvNeXt(depths=(1, 1), widths=(4, 6), channels=1).eval()
+    tiny.shaken(net, seed=1)
+    w, x, generator = dict(net.named_parameters()), torch.rand(2, 1, 12, 16), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(dim=1, keepdim=True)
+        scaled = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+        return scaled * w[f"{name}.weight"].view(-1, 1, 1) + w[f"{name}.bias"].view(-1, 1, 1)
+
+    def halved(name: str, x: Tensor) -> Tensor:
+        return F.conv2d(x, w[f"{name}.weight"].view(-1, x.shape[1], 2, 2), w[f"{name}.bias"], stride=2)
+
+    def block(name: str, x: Tensor) -> Tensor:
+        out = F.conv2d(x, w[f"{name}.mix.weight"], w[f"{name}.mix.bias"], padding=3, groups=x.shape[1])
+        out = torch.einsum("oc,bchw->bohw", w[f"{name}.widen.weight"].flatten(1), norm(f"{name}.norm", out))
+        out = F.gelu(out + w[f"{name}.widen.bias"].view(-1, 1, 1))
+        out = torch.einsum("oc,bchw->bohw", w[f"{name}.narrow.weight"].flatten(1), out)
+        return x + w[f"{name}.scale"].view(-1, 1, 1) * (out + w[f"{name}.narrow.bias"].view(-1, 1, 1))
+
+    out = block("stages.0.0", norm("norm", halved("patches", (x - 0.5) / 0.25)))
+    out = block("stages.1.2", halved("stages.1.1", norm("stages.1.0", out)))
+    torch.testing.assert_close(net(x), norm("stages.1.3", out).mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
 
 
 class Nested(nn.Module):

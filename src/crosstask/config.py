@@ -280,7 +280,7 @@ class Recipe:
     seed: int = 0
     """Fixes initial weights, order and views of all training stages."""
     encoder: str = "resnet-small"
-    """Architecture of both encoders."""
+    """Architecture of both encoders: a name of `crosstask.nets.encoders.ENCODERS`."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:index]`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from crosstask.bench import records
 from crosstask.bench.protocol import Protocol
@@ -20,6 +21,7 @@ from crosstask.data.severities import CLEAN
 from crosstask.data.streams import StreamPlan, build_stream
 from crosstask.errors import ConfigError, DataError
 from crosstask.methods import check_arguments, find
+from crosstask.methods.batchnorm import has_batch_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,15 @@ def check(bench: Bench, images: ImageSet) -> None:
         build_stream(images, plan(bench, corruptions, bench.seeds[0]))
 
 
+def check_batch_norm(label: str, column: Column, model: nn.Module, encoder: str) -> None:
+    """Raise unless the column's method finds the batch norm that it needs in the model, of an encoder of this name."""
+    if find(column.method).adapter.needs_batch_norm and not has_batch_norm(model):
+        raise ConfigError(
+            f"column {label!r}: {column.method} needs batch-norm layers, and the encoder {encoder} has none; take the "
+            "column away, or say encoder = 'resnet18-narrow' or another that has them"
+        )
+
+
 def _check_reset(bench: Bench, label: str, column: Column) -> None:
     """Refuse a reset that the stream gives no sign for, or that is another by name only."""
     unfit = "never" if bench.shift == "constant" else "corruption"
@@ -111,6 +122,9 @@ def cells(grid: Grid) -> list[Cell]:
     check(grid.bench, grid.images)
     for checkpoint in grid.checkpoints.values():
         check_same_kind(grid.images, checkpoint.image_shape, checkpoint.class_names)
+    for label, column in grid.bench.columns.items():
+        checkpoint = grid.checkpoints[column.checkpoint or find(column.method).needs]
+        check_batch_norm(label, column, checkpoint.classifier, checkpoint.encoder_name)
     return [
         _cell(grid, label, column, corruptions, seed)
         for seed in grid.bench.seeds

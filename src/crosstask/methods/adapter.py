@@ -23,6 +23,7 @@ from crosstask import runtime
 from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.batchnorm import learning, moving_averages, set_batch_norm
 from crosstask.methods.state import Forgetful
+from crosstask.nets.group_norm import guard_group_norm
 
 
 class Adapter(nn.Module, ABC):
@@ -40,12 +41,14 @@ class Adapter(nn.Module, ABC):
     Attributes:
         images_apart: whether each image of a batch is adapted to by itself, from the source, as in MEMO.
         answers_first: whether `update` returns what `predict` would have returned of the batch just before it.
+        needs_batch_norm: whether it is nothing without batch-norm layers, as PTBN.
         model: the copy that adapts.
         adapted_names: names, within `model`, of the parameters and running averages that may move.
     """
 
     images_apart: ClassVar[bool] = False
     answers_first: ClassVar[bool] = False
+    needs_batch_norm: ClassVar[bool] = False
 
     def __init__(
         self, model: nn.Module, *, steps: int, batch_norm: str, batch_share: float = 0.5, seed: int = 0
@@ -55,6 +58,7 @@ class Adapter(nn.Module, ABC):
             raise ConfigError(f"steps must be 0 or more, got {steps}")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.batch_norm_layers = set_batch_norm(self.model, batch_norm, batch_share)
+        guard_group_norm(self.model)
         self.steps, self.seed = steps, seed
         self.batches_seen = 0
         self.adapted_names: list[str] = []

@@ -150,6 +150,11 @@ def _set_own_forward(layer: _BatchNorm, policy: str) -> None:
         layer.running_mean = layer.running_var = None
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Say whether `model` has a batch-norm layer."""
+    return any(isinstance(layer, PolicyBatchNorm | _BatchNorm) for layer in model.modules())
+
+
 def moving_averages(model: nn.Module) -> list[str]:
     """Return the names of the running averages that updates move: those under `ema` and `robust`."""
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class PTBN(Adapter):
     Raises:
         AdapterError: the model has no batch-norm layer.
     """
+
+    needs_batch_norm: ClassVar[bool] = True
 
     def __init__(
         self, model: nn.Module, *, steps: Steps = 0, batch_norm: Policy = "batch", batch_share: Share = 0.5

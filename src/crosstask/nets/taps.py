@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,14 +70,8 @@ def check_taps(network: nn.Module, names: Sequence[str]) -> None:
 def map_shapes(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -> list[tuple[int, ...]]:
     """Return the shapes [C, H, W] of those modules' maps for images of `shape` [C, H, W]."""
     check_taps(network, names)
-    weight = next(network.parameters())
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        maps = maps_of(network, torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device), names)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with _in_eval_mode(network):
+        maps = maps_of(network, _blank(network, shape), names)
     return [tuple(each.shape[1:]) for each in maps]
 
 
@@ -92,22 +87,56 @@ def spatial_maps(encoder: nn.Module, image_shape: Sequence[int], layers: str) ->
     for name, shape in zip(names, map_shapes(encoder, image_shape, names), strict=True):
         if len(shape) != 3:
             given = ", ".join(("B", *(str(size) for size in shape)))
-            raise ConfigError(f"the task needs maps [B, C, H, W], and the module {name!r} gives [{given}]; tap another")
+            others = ", ".join(_with_maps(encoder, image_shape))
+            raise ConfigError(
+                f"the task needs maps [B, C, H, W], and the module {name!r} gives [{given}]; tap another: {others}"
+            )
         channels, height, width = shape
         found[name] = (channels, height, width)
     return found
+
+
+@torch.no_grad()
+def _with_maps(network: nn.Module, shape: Sequence[int]) -> list[str]:
+    """Return the names of the modules that give maps, without those that lie deep if there are others."""
+    maps, hooks = _tap(network, [name for name, _ in network.named_modules() if name], stop=False)
+    try:
+        with _in_eval_mode(network):
+            network(_blank(network, shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = [name for name, given in maps.items() if isinstance(given, Tensor) and given.ndim == 4]
+    return sorted(name for name in names if name.count(".") < 2) or sorted(names)
 
 
 def upstream(network: nn.Module, shape: Sequence[int], names: Sequence[str]) -> list[str]:
     """Return the names of the network's parameters that those modules' maps depend on."""
     copied = copy.deepcopy(network).eval().requires_grad_()
     named = dict(copied.named_parameters())
-    weight = next(iter(named.values()))
     with torch.enable_grad():
-        maps = maps_of(copied, torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device), names)
+        maps = maps_of(copied, _blank(copied, shape), names)
         total = torch.stack([each.float().sum() for each in maps]).sum()
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     return [name for name, gradient in zip(named, gradients, strict=True) if gradient is not None]
+
+
+def _blank(network: nn.Module, shape: Sequence[int]) -> Tensor:
+    """Return a batch of one black image of `shape` [C, H, W], where the network is and in its precision."""
+    weight = next(network.parameters())
+    return torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put the network into eval mode, and each of its modules back into its own at the end."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class _Enough(Exception):

@@ -10,11 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import torch
+
 from crosstask import report
-from crosstask.bench.cells import check
+from crosstask.bench.cells import check, check_batch_norm
 from crosstask.checkpoint import Checkpoint
-from crosstask.config import JointKind
+from crosstask.config import JointKind, Recipe
 from crosstask.data.images import ImageSet, check_same_kind
+from crosstask.nets.encoders import make_encoder
 from crosstask.pipeline.comparison import bench_stage
 from crosstask.pipeline.diagnosis import diagnose_stage, diagnosed_models
 from crosstask.pipeline.experiment import (
@@ -40,7 +43,11 @@ def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None =
 
     Args:
         only: the one kind to train; what it goes on from is trained, or found, too.
+
+    Raises:
+        ConfigError: a column of the recipe needs batch norm, and the recipe's encoder has none.
     """
+    _check_columns(experiment.recipe, images)
     kinds = [kind for kind in needed(experiment.recipe) if kind in get_args(JointKind)]
     wanted = [SUPERVISED, SELF_SUPERVISED, *kinds] if only is None else [only]
     made: dict[str, Checkpoint] = {}
@@ -52,6 +59,14 @@ def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None =
         if kind in wanted:
             made[kind] = joint_stage(experiment, kind, images, made.get(SUPERVISED))
     return made
+
+
+def _check_columns(recipe: Recipe, images: ImageSet) -> None:
+    """Raise for a column that could not be measured on the recipe's encoder, before hours are spent on training it."""
+    with torch.device("meta"):
+        encoder = make_encoder(recipe.encoder, images.images.shape[1])
+    for label, column in recipe.bench.columns.items():
+        check_batch_norm(label, column, encoder, recipe.encoder)
 
 
 def report_stage(experiment: Experiment) -> Path:

@@ -11,7 +11,7 @@ from crosstask import runtime
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Auxiliary, JointKind, Recipe, Task
 from crosstask.data.images import ImageSet
-from crosstask.nets.encoders import ResNet, initialise
+from crosstask.nets.encoders import Encoder, initialise
 from crosstask.nets.split import Classifier
 from crosstask.nets.twin import Twin
 from crosstask.pipeline.experiment import SUPERVISED, Experiment
@@ -71,7 +71,7 @@ def _joint_start(
     """Return the classifier and the task that a joint stage starts from."""
     if supervised is None:
         encoder: nn.Module = fresh_encoder(recipe, images, kind)
-        head: nn.Module = nn.Linear(cast(ResNet, encoder).feature_dim, len(images.class_names))
+        head: nn.Module = nn.Linear(cast(Encoder, encoder).feature_dim, len(images.class_names))
         initialise(head, initial(recipe, kind, "head"))
     else:
         encoder, head = copy.deepcopy(supervised.encoder), copy.deepcopy(supervised.classifier.head)
@@ -80,7 +80,7 @@ def _joint_start(
         head = nn.Linear(encoder.feature_dim, len(images.class_names))
         initialise(head, initial(recipe, kind, "head"))
     if isinstance(task_config, Task):
-        task: SelfSupervisedTask | JointTask = make_task(task_config, cast(ResNet, encoder).feature_dim)
+        task: SelfSupervisedTask | JointTask = make_task(task_config, cast(Encoder, encoder).feature_dim)
     else:
         task = make_joint_task(task_config, encoder, tuple(images.images.shape[1:]))
     initialise(task, initial(recipe, kind, "task"))

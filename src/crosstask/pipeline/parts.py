@@ -16,7 +16,7 @@ from crosstask import config, runtime
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Recipe
 from crosstask.data.images import ImageSet
-from crosstask.nets.encoders import ResNet, initialise, make_encoder
+from crosstask.nets.encoders import Encoder, initialise, make_encoder
 from crosstask.nets.split import Classifier
 from crosstask.pipeline.experiment import Experiment
 from crosstask.train.loop import Run
@@ -68,7 +68,7 @@ def origin(recipe: Recipe, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def fresh_encoder(recipe: Recipe, images: ImageSet, kind: str) -> ResNet:
+def fresh_encoder(recipe: Recipe, images: ImageSet, kind: str) -> Encoder:
     """Return an encoder with initial weights that knows the images' mean and deviation."""
     encoder = make_encoder(recipe.encoder, images.images.shape[1])
     initialise(encoder, initial(recipe, kind, "encoder"))

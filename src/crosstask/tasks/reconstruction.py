@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask.errors import ConfigError
-from crosstask.nets.encoders import BasicBlock
+from crosstask.nets.resnet import BasicBlock
 from crosstask.nets.taps import map_shapes, maps_of, tapped, upstream
 from crosstask.nets.twin import Twin
 from crosstask.tasks.base import JointTask
@@ -44,7 +44,7 @@ class Reconstruction(JointTask):
         encoder: the two encoders. The teacher starts as a copy of the first.
         image_shape: (C, H, W) of the images.
         layers: names of modules inside each encoder, separated by commas, finest maps first; by default all stages of
-            a ResNet but the last.
+            our own encoders but the last.
 
     Raises:
         ConfigError: `layers` is empty and the encoder has fewer than two stages; or a module gives no map [C, H, W].

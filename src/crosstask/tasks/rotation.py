@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from crosstask.config import Count, Views
 from crosstask.errors import ConfigError
-from crosstask.nets.encoders import ResNet
+from crosstask.nets.base import Encoder
 from crosstask.nets.taps import maps_of, spatial_maps, upstream
 from crosstask.tasks.base import JointTask, SelfSupervisedTask
 from crosstask.views import ViewSampler
@@ -59,7 +59,7 @@ class Rotation(JointTask):
 
     `loss = mean CE(b(map of the turned image), turns)`: over all four rotations of every image at source time, and over
     `views` random crops of the batch's images, mirrored or not and turned at random, at test time. The branch is a copy
-    of what follows the layer, where that is a stage of our own ResNets; elsewhere a 3x3 convolution of stride 2 and a
+    of what follows the layer, where that is a stage of our own encoders; elsewhere a 3x3 convolution of stride 2 and a
     ReLU; then the mean over positions and a linear layer.
     Differences from the official code: at test time crops keep 60 to 100 % of the area, for a shift by up to 4 pixels
     of 32; an encoder that is not ours has the small branch.
@@ -123,7 +123,7 @@ def _turns_of_all(turned: Tensor) -> Tensor:
 
 def _branch(encoder: nn.Module, name: str, channels: int) -> nn.Sequential:
     pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    if isinstance(encoder, ResNet) and re.fullmatch(r"stages\.\d+", name):
+    if isinstance(encoder, Encoder) and re.fullmatch(r"stages\.\d+", name):
         rest = copy.deepcopy(encoder.stages[int(name.partition(".")[2]) + 1 :]).requires_grad_()
         return nn.Sequential(rest, *pool, nn.Linear(encoder.feature_dim, TURNS))
     first = nn.Conv2d(channels, channels, 3, 2, 1)

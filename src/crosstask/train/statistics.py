@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstask import runtime
 from crosstask.data.images import ImageSet
+from crosstask.nets.group_norm import guard_group_norm
 from crosstask.train.loop import Run
 
 SAMPLE = 10_000
@@ -44,6 +45,7 @@ def fisher_information(classifier: nn.Module, images: ImageSet, run: Run, count:
     `count` images, normalised by the batch's statistics (Niu et al. 2022, eq. 9). Labels are not looked at.
     """
     copied = copy.deepcopy(classifier).eval().requires_grad_(False)
+    guard_group_norm(copied)
     named: dict[str, Tensor] = {}
     for prefix, layer in copied.named_modules():
         if isinstance(layer, _BatchNorm | nn.GroupNorm | nn.LayerNorm):
@@ -56,15 +58,23 @@ def fisher_information(classifier: nn.Module, images: ImageSet, run: Run, count:
         with runtime.autocast(run.device, run.precision):
             logits = copied(x).float()
         loss = F.cross_entropy(logits, logits.detach().argmax(dim=1))
-        gradients = torch.autograd.grad(loss, list(named.values()))
+        loss.backward()  # all the way: `torch.autograd.grad` would stop short of what `guard_group_norm` asks for
+        gradients = [p.grad for p in named.values() if p.grad is not None]
         totals = [total + gradient.float().square() for total, gradient in zip(totals, gradients, strict=True)]
+        copied.zero_grad()
         batches += 1
     return {f"fisher.{name}": (total / batches).cpu() for name, total in zip(named, totals, strict=True)}
 
 
 def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
-    """Replace the running averages of batch norm by plain averages over batches of the images as they are."""
+    """Replace the running averages of batch norm by plain averages over batches of the images as they are.
+
+    An encoder without batch norm is only put into eval mode.
+    """
     layers = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
+    if not layers:
+        encoder.eval()
+        return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
