@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def guard_group_norm(model: nn.Module) -> None:
     """Have every group norm of `model` see an input that takes a gradient wherever its own scale and shift take one.
 
-    PyTorch (2.13 and before) has the process crash in the backward pass of a group norm on the CPU whose input lies
+    PyTorch 2.13 has the process crash in the backward pass of a group norm on the CPU whose input lies
     channels last and takes no gradient: as where scales and shifts alone are learned, behind frozen convolutions.
 
     Args:
