@@ -40,7 +40,7 @@ FOLDER = Path(sys.argv[1])
 STEPS = (0, 1, 5, 20)
 Scores = dict[str, dict[int, float]]
 
-training, validation = pipeline.source_images(RECIPE, print), pipeline.tuning_images(RECIPE)
+training, validation = pipeline.source_images(RECIPE, print)
 contrastive = losses.alignment
 
 

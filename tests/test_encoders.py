@@ -23,7 +23,7 @@ from crosstask.tasks import JOINT_TASKS, make_joint_task, make_task
 from crosstask.testing import check_adapter
 from crosstask.train.loop import Run
 from crosstask.train.statistics import feature_statistics, fisher_information, refit_batch_norm
-from test_pipeline import RECIPE, crosstask, stripes
+from test_pipeline import crosstask, recipe_of_stripes
 
 RUN = Run(seed=3, device=torch.device("cpu"), precision="float32")
 WITHOUT_BATCH_NORM = ("resnet18-narrow-gn", "vit-lite-narrow", "convnext-narrow")
@@ -186,12 +186,7 @@ def test_ptbn_refuses_a_network_without_batch_norm(tiny, name):
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    stripes(folder / "train.npz", 240, 0)
-    stripes(folder / "test.npz", 60, 1)
-    path = folder / "tiny.toml"
-    path.write_text(RECIPE.format(train=folder / "train.npz", test=folder / "test.npz"))
-    return path
+    return recipe_of_stripes(tmp_path_factory.mktemp("recipe"))
 
 
 def test_a_column_that_needs_batch_norm_is_refused_before_any_training(recipe: Path, tmp_path: Path) -> None:

@@ -79,14 +79,18 @@ def stripes(path: Path, count: int, seed: int) -> None:
     np.savez(path, images=(pixels.clip(0, 1) * 255).astype(np.uint8), labels=labels)
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
+def recipe_of_stripes(folder: Path) -> Path:
+    """Write stripes to train and to test on, and a recipe for them; return its path."""
     stripes(folder / "train.npz", 240, 0)
     stripes(folder / "test.npz", 60, 1)
     path = folder / "tiny.toml"
     path.write_text(RECIPE.format(train=folder / "train.npz", test=folder / "test.npz"))
     return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recipe_of_stripes(tmp_path_factory.mktemp("recipe"))
 
 
 def crosstask(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask import presets
+from crosstask.bench import grid as bench_grid
 from crosstask.bench import metrics, records
 from crosstask.bench.benchmark import predict
 from crosstask.bench.cells import Grid, cells, check, missing
@@ -180,6 +181,18 @@ def test_a_stream_of_several_corruptions_is_whole_or_measured_again(tiny, tmp_pa
     assert len(lines) == 6 and missing(cells(made), path) == []
     path.write_bytes(b"".join(lines[:-1]))
     assert [cell.label for cell in missing(cells(made), path)] == ["tent"]
+
+
+def test_the_frozen_model_runs_once_a_stream_and_is_the_same_wherever_it_comes_from(tiny, monkeypatch):
+    made = grid(tiny, bench())
+    whole = [each.records[0] for each in measure(made, cells(made))]
+    alone = [next(measure(made, [cell])).records[0] for cell in cells(made)]
+    for found, expected in zip(whole, alone, strict=True):
+        for name in ("key", "right_to_wrong", "wrong_to_right", "accuracy", "right", "nll"):
+            assert getattr(found, name) == getattr(expected, name)
+    assert {(r.right_to_wrong, r.wrong_to_right) for r in whole if r.label == "source"} == {(0, 0)}
+    monkeypatch.setattr(bench_grid, "_frozen", lambda *_: pytest.fail("its own cell has answered already"))
+    assert len(list(measure(made, cells(made)))) == len(cells(made))
 
 
 def test_each_setting_of_a_protocol_is_another_number(tiny):

@@ -468,15 +468,15 @@ def test_images_for_validation_are_what_is_tuned_on_and_no_stage_trains_on_them(
 
     every = load_images(real.parent / "train.npz")
     plain, kept = (load_recipe(str(real), [f"data.validation={count}"]) for count in (0, 60))
-    assert pipeline.source_images(plain).fingerprint == pipeline.tuning_images(plain).fingerprint == every.fingerprint
-    train, choose = pipeline.source_images(kept), pipeline.tuning_images(kept)
+    assert {images.fingerprint for images in pipeline.source_images(plain)} == {every.fingerprint}
+    train, choose = pipeline.source_images(kept)
     assert (len(train), len(choose)) == (len(every) - 60, 60)
     rows = {image.numpy().tobytes() for image in every.images}
     trained, chosen = ({image.numpy().tobytes() for image in part.images} for part in (train, choose))
     assert trained | chosen == rows and (not trained & chosen or len(rows) < len(every))
-    assert pipeline.tuning_images(kept).fingerprint == choose.fingerprint, "the same ones each time"
+    assert pipeline.source_images(kept)[1].fingerprint == choose.fingerprint, "the same ones each time"
     other = load_recipe(str(real), ["data.validation=60", "seed=1"])
-    assert pipeline.tuning_images(other).fingerprint != choose.fingerprint
+    assert pipeline.source_images(other)[1].fingerprint != choose.fingerprint
 
 
 @pytest.mark.slow
@@ -484,15 +484,15 @@ def test_a_run_with_validation_trains_and_tunes_on_different_images(real: Path, 
     from crosstask import checkpoint
 
     recipe = load_recipe(str(real), ["data.validation=60"])
+    training, kept = pipeline.source_images(recipe)
     folder = run(real, tmp_path / "run", "data.validation=60")
     model = checkpoint.load(folder / "checkpoints" / "supervised")
     trained = pipeline.supervised_stage(
-        pipeline.Experiment(recipe=recipe, folder=tmp_path / "again", command="a test"), pipeline.source_images(recipe)
+        pipeline.Experiment(recipe=recipe, folder=tmp_path / "again", command="a test"), training
     )
     assert model.weights_hash == trained.weights_hash
     for record in records.read(folder / "tune" / "records.jsonl"):
         if record.label == "source":
-            kept = pipeline.tuning_images(recipe)
             stream = draw_stream(kept, record.corruption, 5, count=48, batch_size=16, seed=record.seed)
             said = torch.cat([make_adapter("source", model)(batch / 255) for batch in stream.batches()]).argmax(dim=1)
             assert record.accuracy == pytest.approx((said == stream.labels).double().mean().item())

@@ -92,7 +92,7 @@ def pretrain(
         raise ConfigError(f"--only takes one of {', '.join(pipeline.PRETRAINED)}; got {only!r}")
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
-        images = pipeline.source_images(experiment.recipe, narrator.say)
+        images, _ = pipeline.source_images(experiment.recipe, narrator.say)
         for kind in pipeline.pretrain_stages(experiment, images, only):
             print(experiment.path(kind))
 
@@ -113,7 +113,7 @@ def align(
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         teacher = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
         student = checkpoint.load(self_supervised or experiment.path(pipeline.SELF_SUPERVISED))
-        images = pipeline.source_images(experiment.recipe, narrator.say)
+        images, _ = pipeline.source_images(experiment.recipe, narrator.say)
         pipeline.align_stage(experiment, images, teacher, student)
     print(experiment.path(pipeline.ALIGNED))
 
@@ -132,7 +132,7 @@ def tune(
 
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
-        images = pipeline.tuning_images(experiment.recipe, narrator.say)
+        _, images = pipeline.source_images(experiment.recipe, narrator.say)
         pipeline.check_tuning(experiment.recipe, images)
         tuned = pipeline.tune_stage(experiment, images, _family(experiment, supervised, aligned))
     rows = tuned.rows()
@@ -232,7 +232,7 @@ def diagnose(recipe: RecipeName, out: Out = None, set_: Sets = None, data_dir: D
     with ConsoleNarrator() as narrator:
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         family = pipeline.diagnosed_models(experiment)
-        source = pipeline.source_images(experiment.recipe, narrator.say)
+        source, _ = pipeline.source_images(experiment.recipe, narrator.say)
         target = pipeline.target_images(experiment.recipe, narrator.say)
         found = pipeline.diagnose_stage(experiment, source, target, family)
     Console(highlight=False).print(table(found))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import runtime
 from crosstask.bench import examples, records
-from crosstask.bench.benchmark import predict, score
+from crosstask.bench.benchmark import Predictions, predict, score
 from crosstask.bench.cells import Cell, Grid, is_shown, plan
 from crosstask.bench.protocol import Protocol
 from crosstask.data.streams import Stream, build_stream
@@ -28,11 +28,15 @@ class Measured:
 
 
 class Meter:
-    """Measures the cells of a grid that it is called with; cells of one stream in a row have it drawn once."""
+    """Measures the cells of a grid that it is called with; cells of one stream in a row have it drawn once.
+
+    What the frozen model says on the stream, which all are compared with, is its own cell's answer if that comes first.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._drawn: tuple[int, tuple[str, ...]] | None = None
+        self._frozen: Tensor | None = None
         self._peaks: dict[str, float] = {}
 
     def __call__(self, cell: Cell) -> Measured:
@@ -43,10 +47,36 @@ class Meter:
         """
         if self._drawn != cell.stream:
             self._drawn = None
-            self._stream = build_stream(self.grid.images, plan(self.grid.bench, cell.corruptions, cell.seed))
-            self._frozen = _frozen(self.grid, self._stream)
+            self._stream, self._frozen = _stream(self.grid, cell), None
             self._drawn = cell.stream
-        return _measure(self.grid, cell, self._stream, self._frozen, self._peaks)
+        adapter, predictions = self._predict(cell)
+        final = predictions.logits[cell.protocol.scored]
+        if not final.isfinite().all():
+            raise AdapterError(
+                f"column {cell.label!r} ended in predictions that are not finite on {self._stream.corruption}, seed "
+                f"{cell.seed}; lower its learning rate or its steps"
+            )
+        if self._frozen is None:
+            self._frozen = final if _is_frozen(self.grid, cell) else _frozen(self.grid, self._stream)
+        about = _about(self.grid, cell, adapter, self._peaks[cell.label])
+        scores = score(predictions, self._frozen, self._stream, cell.protocol)
+        made = [
+            records.Record(corruption=name, key=key, **scores[name], **about)
+            for name, key in zip(dict.fromkeys(cell.corruptions), cell.keys, strict=True)
+        ]
+        example = examples.pick(self._stream, self._frozen, final) if is_shown(self.grid, cell) else None
+        return Measured(cell=cell, records=tuple(made), example=example)
+
+    def _predict(self, cell: Cell) -> tuple[Adapter, Predictions]:
+        """Run a cell's adapter; the first of a column also tells how much memory the column takes."""
+        first, device = cell.label not in self._peaks, self.grid.device
+        if first:
+            runtime.forget_peak_memory(device)
+        adapter = adapter_of(self.grid, cell)
+        predictions = predict(adapter, self._stream, cell.protocol, device, cell.passes, set_up=first)
+        if first:
+            self._peaks[cell.label] = runtime.peak_memory_mb(device)
+        return adapter, predictions
 
 
 def measure(grid: Grid, todo: Iterable[Cell]) -> Iterator[Measured]:
@@ -65,10 +95,19 @@ def adapter_of(grid: Grid, cell: Cell) -> Adapter:
     return runtime.place(make_adapter(cell.column.method, cell.checkpoint, **arguments), grid.device)
 
 
-def _frozen(grid: Grid, stream: Stream) -> Tensor:
-    source = runtime.place(Source(grid.checkpoints["supervised"].classifier), grid.device)
+def _stream(grid: Grid, cell: Cell) -> Stream:
+    stream = build_stream(grid.images, plan(grid.bench, cell.corruptions, cell.seed))
     if len(stream) * stream.target.images[0].numel() <= _HELD:
         _ = stream.images  # asked for here, they are made once for all columns
+    return stream
+
+
+def _is_frozen(grid: Grid, cell: Cell) -> bool:
+    return cell.column.method == "source" and cell.checkpoint is grid.checkpoints["supervised"]
+
+
+def _frozen(grid: Grid, stream: Stream) -> Tensor:
+    source = runtime.place(Source(grid.checkpoints["supervised"].classifier), grid.device)
     protocol = Protocol(
         model="supervised",
         reset="batch",
@@ -79,29 +118,6 @@ def _frozen(grid: Grid, stream: Stream) -> Tensor:
         precision=grid.precision,
     )
     return predict(source, stream, protocol, grid.device, set_up=False).logits[0]
-
-
-def _measure(grid: Grid, cell: Cell, stream: Stream, frozen: Tensor, peaks: dict[str, float]) -> Measured:
-    """Measure a cell; the first of a column also says how much memory the column takes, which goes into `peaks`."""
-    if first := cell.label not in peaks:
-        runtime.forget_peak_memory(grid.device)
-    adapter = adapter_of(grid, cell)
-    predictions = predict(adapter, stream, cell.protocol, grid.device, cell.passes, set_up=first)
-    if first:
-        peaks[cell.label] = runtime.peak_memory_mb(grid.device)
-    final = predictions.logits[cell.protocol.scored]
-    if not final.isfinite().all():
-        raise AdapterError(
-            f"column {cell.label!r} ended in predictions that are not finite on {stream.corruption}, seed {cell.seed}; "
-            "lower its learning rate or its steps"
-        )
-    about, scores = _about(grid, cell, adapter, peaks[cell.label]), score(predictions, frozen, stream, cell.protocol)
-    made = [
-        records.Record(corruption=name, key=key, **scores[name], **about)
-        for name, key in zip(dict.fromkeys(cell.corruptions), cell.keys, strict=True)
-    ]
-    example = examples.pick(stream, frozen, final) if is_shown(grid, cell) else None
-    return Measured(cell=cell, records=tuple(made), example=example)
 
 
 def _about(grid: Grid, cell: Cell, adapter: Adapter, peak: float) -> dict[str, Any]:

@@ -30,21 +30,16 @@ from crosstask.nets.encoders import make_encoder
 from crosstask.tasks import make_task
 
 ROUNDS, WARM_UP = 5, 1
-IMAGES, IMAGES_CTA = 10_000, 512
-COLUMNS: dict[str, dict[str, Any]] = {
-    "source": {"method": "source"},
-    "ptbn": {"method": "ptbn"},
-    "tent": {"method": "tent"},
-    "cta": {"method": "cta"},
-}
+IMAGES = {"source": 10_000, "ptbn": 10_000, "tent": 10_000, "cta": 512}
 
 
-def grid(device: torch.device, count: int, columns: dict[str, dict[str, Any]], batch_size: int = 128) -> Grid:
+def grid(device: torch.device, count: int, batch_size: int = 128) -> Grid:
     """Return a grid of one stream of gray 28 x 28 images, and a column a method, of untrained networks."""
     encoder, task = make_encoder("resnet-small", 1), make_task(Task(), 128)
     about: dict[str, Any] = {"encoder_name": "resnet-small", "encoder": encoder, "head": nn.Linear(128, 10)}
     about |= {"image_shape": (1, 28, 28), "class_names": tuple("0123456789")}
     pixels = torch.randint(0, 256, (count, 1, 28, 28), generator=runtime.generator(torch.device("cpu"), "overhead"))
+    columns = {method: {"method": method} for method in IMAGES}
     bench = {"corruptions": ["contrast"], "images": count, "batch_size": batch_size, "seeds": [0], "columns": columns}
     return Grid(
         bench=validate(Bench, bench | {"curve": [0]}, "the bench"),
@@ -86,20 +81,17 @@ def compare(made: Grid, cell: Cell, meter: Meter, path: Path) -> tuple[float, fl
 def main() -> None:
     """Measure and print."""
     device, sums = runtime.pick_device(), [0.0, 0.0]
-    frozen = {"source": COLUMNS["source"]}
-    grids = [
-        grid(device, IMAGES, {label: column for label, column in COLUMNS.items() if label != "cta"}),
-        grid(device, IMAGES_CTA, frozen | {"cta": COLUMNS["cta"]}),
-    ]
     print(f"device: {runtime.device_name(device)}; {ROUNDS} rounds in turns, medians")
     print(f"{'':>8} {'images':>8} {'bare calls':>14} {'the cell, recorded':>20}")
     with tempfile.TemporaryDirectory() as folder:
-        for made in grids:
+        for count in dict.fromkeys(IMAGES.values()):
+            made = grid(device, count)
             meter = Meter(made)
-            for cell in cells(made)[made is grids[1] :]:
-                bare, ratio = compare(made, cell, meter, Path(folder) / "records.jsonl")
-                _tell(cell.label, cell.protocol.n, bare, ratio)
-                sums = [sums[0] + bare, sums[1] + bare * ratio]
+            for cell in cells(made):
+                if IMAGES[cell.label] == count:
+                    bare, ratio = compare(made, cell, meter, Path(folder) / "records.jsonl")
+                    _tell(cell.label, count, bare, ratio)
+                    sums = [sums[0] + bare, sums[1] + bare * ratio]
     print(f"sum: {sums[1] / sums[0] - 1:+.1%}")
 
 

@@ -140,8 +140,8 @@ class Adapter(nn.Module, ABC):
             if step < last:
                 with torch.enable_grad(), learning(self):
                     answer = self.update(x, runtime.generator(x.device, self.seed, self.batches_seen, *place, step))
-                if step in wanted and answer is not None:
-                    logits.setdefault(step, answer.detach())
+                if step in wanted and saves_a_pass and answer is not None:
+                    logits[step] = answer.detach()
         torch.clear_autocast_cache()
         return logits
 

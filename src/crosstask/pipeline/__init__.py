@@ -31,7 +31,6 @@ from crosstask.pipeline.experiment import (
     needed,
     source_images,
     target_images,
-    tuning_images,
 )
 from crosstask.pipeline.joint import GO_ON, joint_stage
 from crosstask.pipeline.training import align_stage, self_supervised_stage, supervised_stage
@@ -78,18 +77,17 @@ def report_stage(experiment: Experiment) -> Path:
 
 def run_recipe(experiment: Experiment) -> Path:
     """Run all stages of a recipe and return the path of the report. Whatever is finished is found, not made again."""
-    source = source_images(experiment.recipe, experiment.narrator.say)
+    source, tuning = source_images(experiment.recipe, experiment.narrator.say)
     target = target_images(experiment.recipe, experiment.narrator.say)
     check(experiment.recipe.bench, target)
     check_same_kind(target, source.images.shape[1:], source.class_names)
-    tuning = tuning_images(experiment.recipe) if experiment.recipe.tune else None
-    if tuning:
+    if experiment.recipe.tune:
         check_tuning(experiment.recipe, tuning)
     made = pretrain_stages(experiment, source)
     if ALIGNED in needed(experiment.recipe):
         made[ALIGNED] = align_stage(experiment, source, made[SUPERVISED], made[SELF_SUPERVISED])
     family: dict[str, Checkpoint] = {kind: made[kind] for kind in needed(experiment.recipe)}
-    if tuning:
+    if experiment.recipe.tune:
         tune_stage(experiment, tuning, family)
     bench_stage(experiment, target, family)
     return report_stage(experiment)
@@ -118,5 +116,4 @@ __all__ = [
     "supervised_stage",
     "target_images",
     "tune_stage",
-    "tuning_images",
 ]

@@ -10,7 +10,6 @@ from typing import Any, Protocol, get_args
 
 import tomli_w
 import torch
-from torch import Tensor
 
 from crosstask import config, runtime
 from crosstask.config import Auxiliary, JointKind, Kind, Recipe
@@ -97,36 +96,22 @@ def needed(recipe: Recipe) -> list[Kind]:
     return list(dict.fromkeys([SUPERVISED, *kinds]))
 
 
-def source_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
-    """Load the images to train on: all that `data.name` stands for, or its training split where it is divided, without
-    those kept for validation."""
-    images = _load(recipe.data.name, "train", recipe, say)
-    return (
-        images.subset(_validation(recipe, images).logical_not().nonzero().flatten())
-        if recipe.data.validation
-        else images
-    )
+def source_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> tuple[ImageSet, ImageSet]:
+    """Load the source images: those to train on, and those to tune on.
 
-
-def tuning_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:
-    """Load the source images to tune on: those kept for validation, or else those to train on."""
-    images = _load(recipe.data.name, "train", recipe, say)
-    return images.subset(_validation(recipe, images).nonzero().flatten()) if recipe.data.validation else images
-
-
-def _validation(recipe: Recipe, images: ImageSet) -> Tensor:
-    """Return which images are kept for validation, bool [N].
+    They are what `data.name` stands for, or its training split where it is divided. Of them `data.validation` are to
+    tune on alone; if that is 0, all serve both.
 
     Raises:
         ConfigError: nothing would be left to train on.
     """
-    count = recipe.data.validation
+    images, count = _load(recipe.data.name, "train", recipe, say), recipe.data.validation
+    if not count:
+        return images, images
     if count >= len(images):
         raise ConfigError(f"data.validation = {count} leaves nothing of the {len(images)} images of {images.name}")
     drawn = torch.randperm(len(images), generator=runtime.generator(torch.device("cpu"), recipe.seed, "validation"))
-    kept = torch.zeros(len(images), dtype=torch.bool)
-    kept[drawn[:count]] = True
-    return kept
+    return images.subset(drawn[count:].sort().values), images.subset(drawn[:count].sort().values)
 
 
 def target_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> ImageSet:

@@ -36,7 +36,8 @@ def find_or_make(
     recipe, path = experiment.recipe, experiment.path(kind)
     plain: dict[str, Any] = {name: config.to_dict(part) for name, part in settings.items()}
     plain |= {"seed": recipe.seed, "encoder": recipe.encoder, "precision": recipe.precision, "data": images.name}
-    plain["weights"] = recipe.weights
+    if recipe.weights != "float32":  # which all were before there was a choice: their keys stay
+        plain["weights"] = recipe.weights
     key = config.digest(plain, images.fingerprint, parents)
     state = path.with_name(f".{kind}.state")
     if path.exists() and checkpoints.read_about(path)["settings"].get("key") == key:
