@@ -31,7 +31,8 @@ from crosstask.config import load_recipe
 from crosstask.data.severities import CLEAN, HELD_OUT
 from crosstask.data.streams import StreamPlan, build_stream, draw_stream
 from crosstask.methods import make_adapter
-from crosstask.tasks import SelfSupervisedTask, SimCLR
+from crosstask.nets.encoders import initialise
+from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
@@ -54,9 +55,14 @@ def with_lengths(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     return contrastive(student, teacher, temperature) + F.mse_loss(student.float(), teacher.float())
 
 
-def align(name: str, student: Checkpoint, **changes: float) -> Checkpoint:
-    """Return the aligned checkpoint of a row, trained once."""
+def align(name: str, student: Checkpoint, views: dict[str, object] | None = None, **changes: float) -> Checkpoint:
+    """Return the aligned checkpoint of a row, trained once; `views` changes how the task draws them."""
     recipe = replace(RECIPE, align=replace(RECIPE.align, **changes))
+    if views:
+        config = replace(recipe.task, views=replace(recipe.task.views, **views))
+        task = make_task(config, len(student.statistics["mean"]))
+        task.load_state_dict(student.task.state_dict())
+        student = replace(student, task=task, task_config=config)
     experiment = pipeline.Experiment(recipe=recipe, folder=FOLDER / "choice" / name, command="choose")
     return pipeline.align_stage(experiment, training, checkpoint.load(FOLDER / "checkpoints/supervised"), student)
 
@@ -127,6 +133,22 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
     from_teacher = replace(student, encoder=teacher.encoder)
     yield "the student starts as the teacher", lambda: cta(align("from-teacher", from_teacher))
+    half, wide = {"crop": (0.5, 1.0)}, {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+    yield "from the teacher, crops of half at least", lambda: cta(align("from-teacher-half", from_teacher, half))
+    yield "from the teacher, colours jittered twice as far", lambda: cta(align("from-teacher-wide", from_teacher, wide))
+    for name, value in (("learning_rate", 0.03), ("self_supervised", 0.1), ("self_supervised", 2.0), ("distillation", 8.0)):
+        yield (
+            f"from the teacher, crops of half at least, {name} = {value}",
+            lambda n=name, v=value: cta(align(f"from-teacher-half-{n}-{v}", from_teacher, half, **{n: v})),
+        )
+    fresh = make_task(RECIPE.task, len(student.statistics["mean"]))
+    initialise(fresh, torch.Generator().manual_seed(0))
+    untaught = replace(from_teacher, task=fresh)
+    yield (
+        "from the teacher, crops of half at least, a new projector",
+        lambda: cta(align("from-teacher-half-new", untaught, half)),
+    )
+    yield "crops of half at least", lambda: cta(align("half", student, half))
     variations: dict[str, tuple[float, ...]] = {
         "contrastive": (0.0,), "distillation": (0.0, 0.5, 8.0), "self_supervised": (0.0, 0.1, 1.0),
         "temperature": (0.05, 0.2), "learning_rate": (0.03,), "batch_size": (128,),
