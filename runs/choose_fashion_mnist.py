@@ -3,7 +3,8 @@
     python runs/choose_fashion_mnist.py out/choice     (two CPU cores: about 40 minutes; goes on where it was killed)
 
 All stages are trained on 50,000 of the training images and judged on the other 10,000: clean, and under the held-out
-corruptions at severity 5. A row changes one thing in the recipe; `choice.jsonl` gets its accuracy in each stream.
+corruptions at severity 5. A row changes one thing in the recipe as it was before the last rows were chosen (`BASE`);
+`choice.jsonl` gets its accuracy in each stream.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from crosstask.pipeline import Experiment, align_stage, self_supervised_stage, s
 from crosstask.tasks import TASKS, SelfSupervisedTask, SimCLR
 
 CPU = torch.device("cpu")
-RECIPE = load_recipe("fashion-mnist")
+BASE = ["align.start=self-supervised", "task.views.crop=[0.2,1.0]"]
+RECIPE = load_recipe("fashion-mnist", BASE)
 FOLDER = Path(sys.argv[1])
 Scores = dict[str, dict[int, float]]
 
@@ -91,7 +93,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         yield f"tent, rate {rate}", lambda r=rate: judge(teacher, "tent", (0, 1, 20), learning_rate=r)
     student = train(self_supervised_stage, "base")
 
-    def cta(name: str = "base", rate: float = 1e-2, student: Checkpoint = student, **changes: float) -> Scores:
+    def cta(name: str = "base", rate: float = 1e-2, student: Checkpoint = student, **changes: object) -> Scores:
         aligned = train(align_stage, name, teacher, student, align=replace(RECIPE.align, **changes))
         return judge(aligned, "cta", (0, 1, 3, 10, 20), learning_rate=rate)
 
@@ -112,6 +114,14 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     for name, values in variations.items():
         for value in values:
             yield f"cta, align.{name} = {value}", lambda n=name, v=value: cta(f"{n}-{v}", **{n: v})
+    halves = replace(RECIPE.task, views=replace(RECIPE.task.views, crop=(0.5, 1.0)))
+    for start in ("self-supervised", "supervised"):
+        if start == "supervised":
+            yield f"cta, align.start = {start}", lambda s=start: cta(s, start=s)
+        yield (
+            f"cta, align.start = {start}, task.views.crop = [0.5, 1.0]",
+            lambda s=start: cta(f"half-{s}", student=train(self_supervised_stage, "half", task=halves), start=s),
+        )
 
 
 def main() -> None:

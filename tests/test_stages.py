@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import runtime
 from crosstask.config import Align
 from crosstask.data.images import ImageSet
-from crosstask.errors import DataError
+from crosstask.errors import ConfigError, DataError
+from crosstask.nets.split import Classifier
 from crosstask.train.align import align
 from crosstask.train.loop import Run
 from crosstask.train.pretrain import pretrain_supervised
@@ -38,14 +40,16 @@ def plain_imitation(student: Tensor, teacher: Tensor, head: torch.nn.Module, con
     return config.contrastive * clip + config.distillation * (p * (p / q).log()).sum(dim=1).mean()
 
 
-def test_one_step_of_alignment_is_its_formula(tiny):
+@pytest.mark.parametrize("start", ["supervised", "self-supervised"])
+def test_one_step_of_alignment_is_its_formula(tiny, start):
     checkpoint, teacher, images = tiny.checkpoint(), tiny.classifier(seed=8), noise(6)
     config = Align(
         epochs=1, batch_size=6, learning_rate=0.1, weight_decay=0, warmup=0, temperature=0.3, contrastive=0.7,
-        distillation=1.5, self_supervised=0.4,
+        distillation=1.5, self_supervised=0.4, start=start,
     )  # fmt: skip
     student, task = copy.deepcopy(checkpoint.encoder), copy.deepcopy(checkpoint.task)
-    plain, plain_task, frozen = copy.deepcopy(student).train(), copy.deepcopy(task), copy.deepcopy(teacher).eval()
+    plain = copy.deepcopy(teacher.encoder if start == "supervised" else student).train()
+    plain_task, frozen = copy.deepcopy(task), copy.deepcopy(teacher).eval()
     (loss,) = align(student, task, teacher, images, config, RUN)
 
     order = torch.randperm(6, generator=runtime.generator(CPU, 3, "epoch", 0))
@@ -67,6 +71,15 @@ def test_one_step_of_alignment_is_its_formula(tiny):
     for name, gradient in zip(weights, torch.autograd.grad(expected, list(weights.values())), strict=True):
         nesterov = weights[name] - 0.1 * 1.9 * gradient
         torch.testing.assert_close(moved[name], nesterov.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_student_of_another_architecture_starts_as_itself(tiny):
+    checkpoint, images = tiny.checkpoint(), noise(8)
+    teacher = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(images.images[0].numel(), 12)), nn.Linear(12, 3))
+    with pytest.raises(ConfigError, match="both encoders have one architecture, and these differ"):
+        align(checkpoint.encoder, checkpoint.task, teacher, images, Align(epochs=1, batch_size=8), RUN)
+    own = Align(epochs=1, batch_size=8, start="self-supervised")
+    assert math.isfinite(align(checkpoint.encoder, checkpoint.task, teacher, images, own, RUN)[-1])
 
 
 def test_alignment_leaves_the_teacher_as_it_is_and_looks_at_no_label(tiny):

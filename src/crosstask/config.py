@@ -160,6 +160,8 @@ class SelfSupervised(Optimisation):
 class Align(Optimisation):
     """Stage 2: the self-supervised encoder learns the features of the frozen supervised one, without labels."""
 
+    start: Literal["supervised", "self-supervised"] = "supervised"
+    """Whose weights the student's encoder starts with; its task comes from the self-supervised stage in any case."""
     temperature: Positive = 0.1
     """Temperature of the contrastive alignment loss."""
     contrastive: NotNegative = 1.0

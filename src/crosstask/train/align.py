@@ -38,13 +38,15 @@ def align(
 
     Raises:
         TrainingError: the loss is no longer finite.
-        ConfigError: the teacher is no `Classifier`.
+        ConfigError: the teacher is no `Classifier`, or the student is to start as one of another architecture.
     """
     if not isinstance(teacher, Classifier):
         raise ConfigError(
             f"the teacher must have an encoder and a head, and is a {type(teacher).__name__}; see `crosstask.split`"
         )
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+    if config.start == "supervised":
+        _take_weights(encoder, teacher.encoder)
 
     def imitation(student: Tensor, seen: Tensor) -> Tensor:
         with torch.no_grad():
@@ -66,3 +68,13 @@ def align(
     refit_batch_norm(encoder, images, run)
     trainee.eval()
     return history
+
+
+def _take_weights(encoder: nn.Module, other: nn.Module) -> None:
+    try:
+        encoder.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            "with start = 'supervised' both encoders have one architecture, and these differ; "
+            "let the student keep its own weights with start = 'self-supervised'"
+        ) from error
