@@ -127,8 +127,8 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     yield "cta", lambda: cta(align("base", student))
     for rate in (1e-3, 3e-3, 3e-2):
         yield f"cta, rate {rate}", lambda r=rate: cta(align("base", student), r)
-    own = SelfSupervisedTask.view_pairs
-    for name, views in (("the student's own view", own), ("the whole image", clean_view)):
+    same = SelfSupervisedTask.view_pairs
+    for name, views in (("the student's own view", same), ("the whole image", clean_view)):
         yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
     for name, views in {
@@ -148,6 +148,12 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         for value in values:
             yield f"align.{name} = {value}", lambda n=name, v=value: cta(align(f"{n}-{v}", student, **{n: v}))
 
+    aligned = checkpoint.load(FOLDER / "checkpoints/aligned")
+    for keep, rate in ((1.0, 1e-2), (0.95, 1e-2), (0.95, 2e-2), (0.9, 3e-2), (1.0, 3e-3)):
+        yield (
+            f"100 steps, keep {keep}, rate {rate}",
+            lambda k=keep, r=rate: accuracy(aligned, "cta", 256, (0, 5, 20, 50, 100), keep=k, learning_rate=r),
+        )
     for kind, method, policy in (
         ("supervised", "source", "source"), ("supervised", "ptbn", "batch"), ("aligned", "source", "source"),
         ("aligned", "ptbn", "batch"), ("supervised", "tent", "batch"),
@@ -155,7 +161,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         chosen = {} if method == "source" else {"batch_norm": policy}
         yield f"online: {method} on {kind}", lambda k=kind, m=method, c=chosen: online(k, m, **c)
     policies = {
-        "batch": (1e-3, 3e-3, 1e-2), "robust 0.01": (1e-4, 1e-3, 3e-3), "robust 0.05": (1e-4, 1e-3),
+        "batch": (1e-3, 3e-3, 1e-2, 3e-2), "robust 0.01": (1e-4, 1e-3, 3e-3), "robust 0.05": (1e-4, 1e-3),
         "source": (1e-4, 1e-3),
     }  # fmt: skip
     for policy, rates in policies.items():

@@ -111,12 +111,12 @@ def plain_nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("steps", [1, 3])
-def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps, policy):
+@pytest.mark.parametrize(("steps", "keep"), [(1, 1.0), (3, 1.0), (3, 0.75)])
+def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps, keep, policy):
     checkpoint, batches = tiny.checkpoint(), (tiny.images(seed=1), tiny.images(seed=2))
     model, task = checkpoint.classifier.train(training), checkpoint.task.train(training)
-    adapter = CTA(model, task, steps=steps, learning_rate=0.05, momentum=0.8, batch_norm=policy, seed=7)
-    w = weights(model.encoder)
+    adapter = CTA(model, task, steps=steps, learning_rate=0.05, momentum=0.8, batch_norm=policy, keep=keep, seed=7)
+    w, source = weights(model.encoder), weights(model.encoder)
     momentum = dict.fromkeys(w, 0.0)
     for seen, x in enumerate(batches):  # the second batch goes on from the first: online
         for step in range(steps):
@@ -126,7 +126,8 @@ def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps
             loss = plain_nt_xent(hidden @ g[2].weight.T + g[2].bias, task.temperature)
             for name, gradient in zip(w, torch.autograd.grad(loss, list(w.values())), strict=True):
                 momentum[name] = 0.8 * momentum[name] + gradient
-                w[name] = (w[name] - 0.05 * momentum[name]).detach().requires_grad_()
+                moved = keep * (w[name] - 0.05 * momentum[name]) + (1 - keep) * source[name]
+                w[name] = moved.detach().requires_grad_()
         close(adapter(x), plain_logits(model, w, x, policy))
     assert sorted(adapter.adapted_names) == sorted(f"encoder.{name}" for name in w)
     for name in w:

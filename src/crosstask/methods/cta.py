@@ -31,7 +31,9 @@ class CTA(Adapter):
     over all parameters theta of the encoder f, with momentum; then `head(f_theta(x))` on the images themselves. With
     SimCLR, as in the paper, the task is NT-Xent on two random views; it may be any of `crosstask.tasks.TASKS`. What the
     task holds stays frozen, as the head does: its projector, BYOL's target network, the classifier of rotations. With
-    `entropy` above zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT).
+    `entropy` above zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT). With
+    `keep` below one each step ends, as in ROID (Marsden et al. 2024), with
+    `theta <- keep * theta + (1 - keep) * source`: however many steps there are, the encoder stays near its source.
 
     Args:
         model: the aligned encoder with the frozen head.
@@ -40,6 +42,7 @@ class CTA(Adapter):
         learning_rate, momentum: of SGD.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
+        keep: how much of what was learned each step keeps.
         seed: fixes the views.
 
     Raises:
@@ -57,13 +60,14 @@ class CTA(Adapter):
         batch_norm: Policy = "batch",
         batch_share: Share = 0.5,
         entropy: NotNegative = 0.0,
+        keep: Share = 1.0,
         seed: int = 0,
     ) -> None:
         check_classifier("CTA", model)
         if not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
-        self.entropy = entropy
+        self.entropy, self.keep = entropy, keep
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)
         moving = self.begin(encoder_names(self.model))
@@ -73,4 +77,6 @@ class CTA(Adapter):
         loss = self.task(self.model.get_submodule("encoder"), x, generator)
         if self.entropy:
             loss = loss + self.entropy * losses.entropy(self.model(x))
-        self.descent(loss)
+        if self.descent(loss) and self.keep < 1:
+            with torch.no_grad():
+                torch._foreach_lerp_(self.moving_parameters, self.source_values, 1 - self.keep)
