@@ -31,9 +31,10 @@ class CTA(Adapter):
     over all parameters theta of the encoder f, with momentum; then `head(f_theta(x))` on the images themselves. With
     SimCLR, as in the paper, the task is NT-Xent on two random views; it may be any of `crosstask.tasks.TASKS`. What the
     task holds stays frozen, as the head does: its projector, BYOL's target network, the classifier of rotations. With
-    `entropy` above zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT). With
-    `keep` below one each step ends, as in ROID (Marsden et al. 2024), with
-    `theta <- keep * theta + (1 - keep) * source`: however many steps there are, the encoder stays near its source.
+    `entropy` above zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT).
+
+    Each step ends, as in ROID (Marsden et al. 2024), with `theta <- keep * theta + (1 - keep) * source`, so that however
+    many steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
 
     Args:
         model: the aligned encoder with the frozen head.
@@ -60,7 +61,7 @@ class CTA(Adapter):
         batch_norm: Policy = "batch",
         batch_share: Share = 0.5,
         entropy: NotNegative = 0.0,
-        keep: Share = 1.0,
+        keep: Share = 0.95,
         seed: int = 0,
     ) -> None:
         check_classifier("CTA", model)
