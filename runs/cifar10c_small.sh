@@ -23,4 +23,4 @@ measure() {
 measure ""
 measure -100-steps --set bench.images=128 --set 'bench.curve=[0, 1, 3, 5, 10, 20, 50, 100]' \
   --set 'bench.corruptions=["clean", "gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression"]' \
-  --set 'bench.columns={source={method="source"}, cta={method="cta", arguments={steps=100}}, cta-keep-1={method="cta", arguments={steps=100, keep=1.0}}}'
+  --set 'bench.columns={source={method="source"}, cta={method="cta", arguments={steps=100}}}'

@@ -33,8 +33,8 @@ class CTA(Adapter):
     task holds stays frozen, as the head does: its projector, BYOL's target network, the classifier of rotations. With
     `entropy` above zero the mean entropy of the head's predictions, as TENT has it, is a second loss (CTA + TENT).
 
-    Each step ends, as in ROID (Marsden et al. 2024), with `theta <- keep * theta + (1 - keep) * source`, so that however
-    many steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
+    Each step ends, as in ROID (Marsden et al. 2024), with `theta <- keep * theta + (1 - keep) * source`: however many
+    steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
 
     Args:
         model: the aligned encoder with the frozen head.
