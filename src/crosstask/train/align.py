@@ -32,7 +32,7 @@ def align(
     averages are taken anew from the images themselves.
 
     Args:
-        encoder, task: trained in place.
+        encoder, task: trained in place; with `start = "supervised"` the encoder first takes the teacher's weights.
         teacher: left as it is.
         images: with labels or without.
 
