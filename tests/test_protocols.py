@@ -20,6 +20,7 @@ from crosstask.config import Bench, load_recipe, validate
 from crosstask.data.images import ImageSet
 from crosstask.data.streams import StreamPlan, build_stream
 from crosstask.errors import ConfigError, UnknownName
+from crosstask.methods import Method
 from crosstask.methods.adapter import Adapter
 
 CPU = torch.device("cpu")
@@ -207,6 +208,14 @@ def test_each_setting_of_a_protocol_is_another_number(tiny):
     for place, own in enumerate(keys[:8]):
         assert all(not own & other for other in keys[:place]), variants[place]
     assert not keys[5] & keys[9]
+
+
+def test_a_record_under_older_defaults_is_not_taken_for_a_new_one(tiny, monkeypatch):
+    before = {cell.label: cell.keys for cell in cells(grid(tiny, bench()))}
+    own = Method.defaults.fget
+    monkeypatch.setattr(Method, "defaults", property(lambda m: own(m) | ({"learning_rate": 9.0} if m.backward else {})))
+    after = {cell.label: cell.keys for cell in cells(grid(tiny, bench()))}
+    assert after["source"] == before["source"] and not set(after["tent"]) & set(before["tent"])
 
 
 @pytest.mark.parametrize(
