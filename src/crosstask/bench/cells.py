@@ -221,8 +221,9 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
     own_code = [code for corruption in corruptions if (code := code_hash(corruption))]
     keys = [
         digest(
-            column, method.defaults, protocol.to_dict(), corruption, bench.severity, seed, grid.device.type, checkpoint.weights_hash,
-            grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label, *own_code,
+            column, method.defaults, protocol.to_dict(), corruption, bench.severity, seed, grid.device.type,
+            checkpoint.weights_hash, grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label,
+            *own_code,
         )
         for corruption in dict.fromkeys(corruptions)
     ]  # fmt: skip
