@@ -12,11 +12,14 @@ streams with classes in clumps.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +36,8 @@ from crosstask.data.streams import StreamPlan, build_stream, draw_stream
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import initialise
 from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
+from crosstask.train.loop import Run, fit
+from crosstask.train.statistics import refit_batch_norm
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
@@ -53,6 +58,41 @@ def clean_view(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Ten
 def with_lengths(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Add the mean squared error of the features to the contrastive loss."""
     return contrastive(student, teacher, temperature) + F.mse_loss(student.float(), teacher.float())
+
+
+class Queue:
+    """A contrastive loss whose student is told from the teacher's features of the last 1,792 views too, as in MoCo."""
+
+    def __init__(self) -> None:
+        self.seen: deque[Tensor] = deque(maxlen=9)
+
+    def __call__(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        own, true = F.normalize(student.float(), dim=1), F.normalize(teacher.float(), dim=1)
+        others = list(self.seen)[:-2]  # not of these very images
+        self.seen.append(true)
+        queued = own @ torch.cat([true, *others]).T / temperature
+        back = true @ own.T / temperature
+        return (F.cross_entropy(queued, self.diagonal(own)) + F.cross_entropy(back, self.diagonal(own))) / 2
+
+    @staticmethod
+    def diagonal(rows: Tensor) -> Tensor:
+        return torch.arange(len(rows))
+
+
+def with_labels(teacher: Checkpoint, student: Checkpoint) -> Checkpoint:
+    """Return the supervised model trained on as long as the student is, on the same views, labels for a teacher."""
+    model, task = copy.deepcopy(teacher), student.task
+    assert isinstance(task, SelfSupervisedTask)
+    classifier = model.classifier.train()
+
+    def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        logits = torch.cat([classifier(task.views(x, generator)), classifier(x)])
+        return F.cross_entropy(logits.float(), y.repeat(3))
+
+    run = Run(seed=RECIPE.seed, device=CPU)
+    fit(objective, classifier, training, RECIPE.align, run)
+    refit_batch_norm(model.encoder, training, run)
+    return model
 
 
 def align(name: str, student: Checkpoint, views: dict[str, object] | None = None, **changes: object) -> Checkpoint:
@@ -89,34 +129,41 @@ def cta(model: Checkpoint, rate: float = 1e-2) -> Scores:
 
 def online(kind: str, method: str, **arguments: object) -> Scores:
     """Return the accuracy over long streams of a method that takes one step a batch, or none, never reset."""
-    plans = {
-        name: StreamPlan(
-            shift="constant",
-            corruptions=(name,),
-            severity=5 if name != CLEAN else 0,
-            count=1280,
-            batch_size=128,
-            seed=0,
-        )
-        for name in (CLEAN, *HELD_OUT)
-    }
+    plans = plain(1280)
     plans["clumps, one after another, batches of 64"] = StreamPlan(
         shift="continual", corruptions=(*HELD_OUT, CLEAN), severity=5, count=512, batch_size=64, seed=0, delta=0.1
     )
     plans["clumps, mixed, batches of 16"] = StreamPlan(
         shift="mixed", corruptions=(*HELD_OUT, CLEAN), severity=5, count=2560, batch_size=16, seed=0, delta=0.1
     )
-    model, scores = checkpoint.load(FOLDER / "checkpoints" / kind), {}
+    return {name: along(plan, "before", kind, method, **arguments) for name, plan in plans.items()}
+
+
+def plain_online(method: str, **arguments: object) -> Scores:
+    """Return the accuracy over 5,000 images of each corruption apart, a step before each prediction, never reset."""
+    return {name: along(plan, "after", "aligned", method, **arguments) for name, plan in plain(4992).items()}
+
+
+def plain(count: int) -> dict[str, StreamPlan]:
+    """Return the plans of `count` images of each corruption apart."""
+    about: dict[str, Any] = {"shift": "constant", "count": count, "batch_size": 128, "seed": 0}
+    return {
+        name: StreamPlan(corruptions=(name,), severity=5 if name != CLEAN else 0, **about)
+        for name in (CLEAN, *HELD_OUT)
+    }
+
+
+def along(plan: StreamPlan, predict_when: str, kind: str, method: str, **arguments: object) -> dict[int, float]:
+    """Return the accuracy along one stream by the number of updates a batch."""
     steps = 0 if method in ("source", "ptbn") else 1
-    for name, plan in plans.items():
-        stream = build_stream(validation, plan)
-        protocol = Protocol(
-            model=model.kind, reset="never", predict="before", batch_size=plan.batch_size, n=len(stream), steps=steps,
-            curve=(0,), precision=runtime.resolve_precision(CPU, "auto"),
-        )  # fmt: skip
-        adapter = make_adapter(method, model, **({"steps": 1} if steps else {}), **arguments)
-        scores[name] = {steps: metrics.accuracy(predict(adapter, stream, protocol, CPU).logits[0], stream.labels)}
-    return scores
+    model, stream = checkpoint.load(FOLDER / "checkpoints" / kind), build_stream(validation, plan)
+    protocol = Protocol(
+        model=model.kind, reset="never", predict=predict_when, batch_size=plan.batch_size, n=len(stream), steps=steps,
+        curve=(steps if predict_when == "after" else 0,), precision=runtime.resolve_precision(CPU, "auto"),
+    )  # fmt: skip
+    adapter = make_adapter(method, model, **({"steps": 1} if steps else {}), **arguments)
+    logits = predict(adapter, stream, protocol, CPU).logits
+    return {steps: metrics.accuracy(next(iter(logits.values())), stream.labels)}
 
 
 def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
@@ -131,6 +178,8 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
         yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
+    yield "a queue of negatives", lambda: patched(losses, "alignment", Queue(), "queue", student)
+    yield "ptbn on the supervised model trained on", lambda: accuracy(with_labels(teacher, student), "ptbn", 2560, (0,))
     for name, views in {
         "crops of a fifth at least": {"crop": (0.2, 1.0)},
         "colours jittered twice as far": {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},
@@ -172,6 +221,12 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
                 f"online: cta, {policy}, rate {rate}",
                 lambda c=chosen, r=rate: online("aligned", "cta", **c, learning_rate=r),
             )
+    yield "plain online: ptbn", lambda: plain_online("ptbn")
+    for keep, rate in ((0.95, 1e-2), (0.99, 1e-2), (1.0, 1e-3), (1.0, 3e-3), (1.0, 1e-2), (0.99, 3e-2), (0.995, 2e-2)):
+        yield (
+            f"plain online: cta, keep {keep}, rate {rate}",
+            lambda k=keep, r=rate: plain_online("cta", keep=k, learning_rate=r),
+        )
 
 
 def patched(where: object, name: str, instead: object, folder: str, student: Checkpoint) -> Scores:
