@@ -166,6 +166,12 @@ def along(plan: StreamPlan, predict_when: str, kind: str, method: str, **argumen
     return {steps: metrics.accuracy(next(iter(logits.values())), stream.labels)}
 
 
+def statistics(policy: str) -> dict[str, object]:
+    """Return the arguments of a batch-norm policy, written as its name and, where it has one, its share."""
+    name, _, share = policy.partition(" ")
+    return {"batch_norm": name, **({"batch_share": float(share)} if share else {})}
+
+
 def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     """Yield what is changed, and how to measure it."""
     teacher, student = (checkpoint.load(FOLDER / "checkpoints" / kind) for kind in ("supervised", "self-supervised"))
@@ -205,21 +211,22 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         )
     for kind, method, policy in (
         ("supervised", "source", "source"), ("supervised", "ptbn", "batch"), ("aligned", "source", "source"),
-        ("aligned", "ptbn", "batch"), ("supervised", "tent", "batch"),
+        ("aligned", "ptbn", "batch"), ("aligned", "ptbn", "mixed 0.05"), ("aligned", "ptbn", "mixed 0.1"),
+        ("aligned", "ptbn", "mixed 0.2"), ("supervised", "ptbn", "mixed 0.1"), ("supervised", "tent", "batch"),
+        ("supervised", "rotta", ""),
     ):  # fmt: skip
-        chosen = {} if method == "source" else {"batch_norm": policy}
-        yield f"online: {method} on {kind}", lambda k=kind, m=method, c=chosen: online(k, m, **c)
+        chosen = statistics(policy) if method not in ("source", "rotta") else {}
+        name = f", {policy}" if policy.startswith("mixed") else ""
+        yield f"online: {method} on {kind}{name}", lambda k=kind, m=method, c=chosen: online(k, m, **c)
     policies = {
         "batch": (1e-3, 3e-3, 1e-2, 3e-2), "robust 0.01": (1e-4, 1e-3, 3e-3), "robust 0.05": (1e-4, 1e-3),
-        "source": (1e-4, 1e-3),
+        "source": (1e-4, 1e-3), "robust 0.002": (1e-4, 1e-3), "mixed 0.1": (1e-4, 1e-3, 1e-2),
     }  # fmt: skip
     for policy, rates in policies.items():
-        kind, _, share = policy.partition(" ")
-        chosen = {"batch_norm": kind, **({"batch_share": float(share)} if share else {})}
         for rate in rates:
             yield (
                 f"online: cta, {policy}, rate {rate}",
-                lambda c=chosen, r=rate: online("aligned", "cta", **c, learning_rate=r),
+                lambda p=policy, r=rate: online("aligned", "cta", **statistics(p), learning_rate=r),
             )
     yield "plain online: ptbn", lambda: plain_online("ptbn")
     for keep, rate in ((0.95, 1e-2), (0.99, 1e-2), (1.0, 1e-3), (1.0, 3e-3), (1.0, 1e-2), (0.99, 3e-2), (0.995, 2e-2)):
