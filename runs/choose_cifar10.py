@@ -228,6 +228,13 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
                 f"online: cta, {policy}, rate {rate}",
                 lambda p=policy, r=rate: online("aligned", "cta", **statistics(p), learning_rate=r),
             )
+    for share, rate in ((0.05, 1e-4), (0.05, 1e-3), (0.05, 3e-3), (0.05, 1e-2), (0.02, 3e-3), (0.1, 3e-3)):
+        yield (
+            f"online: cta, memory of 64, robust {share}, rate {rate}",
+            lambda s=share, r=rate: online(
+                "aligned", "cta", memory=64, batch_norm="robust", batch_share=s, learning_rate=r
+            ),
+        )
     yield "plain online: ptbn", lambda: plain_online("ptbn")
     for keep, rate in ((0.95, 1e-2), (0.99, 1e-2), (1.0, 1e-3), (1.0, 3e-3), (1.0, 1e-2), (0.99, 3e-2), (0.995, 2e-2)):
         yield (

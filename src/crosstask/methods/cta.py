@@ -12,7 +12,8 @@ from crosstask import losses
 from crosstask.config import NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError
 from crosstask.methods.adapter import Adapter
-from crosstask.methods.batchnorm import Policy, set_batch_norm
+from crosstask.methods.batchnorm import Policy, learning, set_batch_norm
+from crosstask.methods.memory import BalancedMemory
 from crosstask.methods.parts import check_classifier, encoder_names
 from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
@@ -62,6 +63,7 @@ class CTA(Adapter):
         batch_share: Share = 0.5,
         entropy: NotNegative = 0.0,
         keep: Share = 0.95,
+        memory: Steps = 0,
         seed: int = 0,
     ) -> None:
         check_classifier("CTA", model)
@@ -69,12 +71,22 @@ class CTA(Adapter):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
         self.entropy, self.keep = entropy, keep
+        self.memory = BalancedMemory(memory) if memory else None
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)
         moving = self.begin(encoder_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
+        if self.memory is None:
+            self._learn(x, generator)
+            return
+        with torch.no_grad(), learning(self, under_way=False):
+            logits = self.model(x)
+        for images, _ in self.memory.offer(x, logits, self.memory.capacity):
+            self._learn(images, generator)
+
+    def _learn(self, x: Tensor, generator: torch.Generator) -> None:
         loss = self.task(self.model.get_submodule("encoder"), x, generator)
         if self.entropy:
             loss = loss + self.entropy * losses.entropy(self.model(x))
