@@ -16,6 +16,7 @@ from crosstask.data.images import ImageSet
 from crosstask.errors import AdapterError
 from crosstask.methods import CTA, PTBN, Source, Tent
 from crosstask.methods.batchnorm import norm_parameters, set_batch_norm
+from crosstask.methods.memory import BalancedMemory
 from crosstask.nets.split import Classifier
 from crosstask.tasks import make_task
 from crosstask.train.align import align
@@ -147,6 +148,29 @@ def test_the_seed_of_cta_chooses_the_views(tiny):
     checkpoint, x = tiny.checkpoint(), tiny.images()
     answers = [CTA(checkpoint.classifier, checkpoint.task, steps=1, seed=seed)(x) for seed in (0, 0, 1)]
     assert torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cta_with_a_memory_learns_from_what_it_kept(tiny, autocast):
+    checkpoint, size, updates = tiny.checkpoint(), 6, []
+    how = {"learning_rate": 0.05, "batch_norm": "source", "keep": 0.75, "seed": 7}
+    adapter = CTA(checkpoint.classifier, checkpoint.task, steps=1, memory=size, **how)
+    plain, memory = CTA(checkpoint.classifier, checkpoint.task, steps=1, **how), BalancedMemory(size)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        for seen in range(4):  # 10 images at a time: an update after the 6th, 12th, 18th ..., two within a batch
+            x, views = tiny.images(10, seed=seen), runtime.generator(CPU, 7, seen, 0)
+            torch.clear_autocast_cache()
+            for images, _ in memory.offer(x, plain.model(x).detach(), size):
+                torch.clear_autocast_cache()
+                plain.update(images, views)
+                updates.append(len(images))
+            torch.clear_autocast_cache()
+            close(adapter(x), plain.model(x).detach())
+    assert len(updates) == 6 and len(adapter.memory.items) == updates[-1]
+    for own, other in zip(adapter.moving_parameters, plain.moving_parameters, strict=True):
+        close(own, other)
+    adapter.reset()
+    assert not adapter.memory.items and adapter.memory.seen == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

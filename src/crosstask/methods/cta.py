@@ -37,6 +37,10 @@ class CTA(Adapter):
     Each step ends, as in ROID (Marsden et al. 2024), with `theta <- keep * theta + (1 - keep) * source`: however many
     steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
 
+    Where batches are small, or hold few classes at a time, the task has too little to compare. With a `memory`, as in
+    RoTTA (Yuan et al. 2023), images are kept that are balanced over the classes predicted, and after every so many new
+    ones a step is taken on what is kept: online, with `steps=1`, `batch_norm="robust"`, `batch_share=0.05`.
+
     Args:
         model: the aligned encoder with the frozen head.
         task: the self-supervised task the encoder was aligned with.
@@ -45,6 +49,7 @@ class CTA(Adapter):
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
         keep: how much of what was learned each step keeps.
+        memory: images in the memory; 0: none, each step learns from the batch.
         seed: fixes the views.
 
     Raises:
@@ -84,6 +89,7 @@ class CTA(Adapter):
         with torch.no_grad(), learning(self, under_way=False):
             logits = self.model(x)
         for images, _ in self.memory.offer(x, logits, self.memory.capacity):
+            torch.clear_autocast_cache()  # of weights cast without gradients, or before the last step
             self._learn(images, generator)
 
     def _learn(self, x: Tensor, generator: torch.Generator) -> None:
