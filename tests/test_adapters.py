@@ -78,6 +78,13 @@ def test_every_policy_keeps_the_contract(tiny, method, policy):
     check_adapter(lambda: make_adapter(method, checkpoint, **arguments), tiny.images(4), model=caller)
 
 
+@pytest.mark.parametrize("policy", ["batch", "robust"])
+def test_cta_with_a_memory_keeps_the_contract(tiny, policy):
+    checkpoint, caller = made_for(tiny, "cta")
+    arguments = {"memory": 20, "batch_norm": policy, **few("cta")}  # 24 are offered: 3 batches of 4, twice
+    check_adapter(lambda: make_adapter("cta", checkpoint, **arguments), tiny.images(4), model=caller)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_frozen_model_in_mixed_modes_stays_so_and_changes_nothing(tiny, method):
     checkpoint, caller = made_for(tiny, method)

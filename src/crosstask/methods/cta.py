@@ -49,7 +49,7 @@ class CTA(Adapter):
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
         keep: how much of what was learned each step keeps.
-        memory: images in the memory; 0: none, each step learns from the batch.
+        memory: places in the memory, several a class; 0: none, each step learns from the batch.
         seed: fixes the views.
 
     Raises:
