@@ -3,8 +3,8 @@
     python runs/choose_fashion_mnist.py out/choice     (two CPU cores: about 40 minutes; goes on where it was killed)
 
 All stages are trained on 50,000 of the training images and judged on the other 10,000: clean, and under the held-out
-corruptions at severity 5. A row changes one thing in the recipe of `BASE`, with CTA's `keep = 1`. `choice.jsonl` gets its
-accuracy in each stream.
+corruptions at severity 5. A row changes one thing in the recipe of `BASE`, with CTA's `keep = 1`. `choice.jsonl` gets
+its accuracy in each stream.
 """
 
 from __future__ import annotations
