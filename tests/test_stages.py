@@ -76,8 +76,10 @@ def test_one_step_of_alignment_is_its_formula(tiny, start):
 def test_a_student_of_another_architecture_starts_as_itself(tiny):
     checkpoint, images = tiny.checkpoint(), noise(8)
     teacher = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(images.images[0].numel(), 12)), nn.Linear(12, 3))
+    before = copy.deepcopy(checkpoint.encoder.state_dict())
     with pytest.raises(ConfigError, match="both encoders have one architecture, and these differ"):
         align(checkpoint.encoder, checkpoint.task, teacher, images, Align(epochs=1, batch_size=8), RUN)
+    assert all(torch.equal(value, before[name]) for name, value in checkpoint.encoder.state_dict().items())
     own = Align(epochs=1, batch_size=8, start="self-supervised")
     assert math.isfinite(align(checkpoint.encoder, checkpoint.task, teacher, images, own, RUN)[-1])
 

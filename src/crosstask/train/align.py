@@ -71,10 +71,10 @@ def align(
 
 
 def _take_weights(encoder: nn.Module, other: nn.Module) -> None:
-    try:
-        encoder.load_state_dict(other.state_dict())
-    except RuntimeError as error:
+    own, others = encoder.state_dict(), other.state_dict()
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in others.items()}:
         raise ConfigError(
             "with start = 'supervised' both encoders have one architecture, and these differ; "
             "let the student keep its own weights with start = 'self-supervised'"
-        ) from error
+        )
+    encoder.load_state_dict(others)
