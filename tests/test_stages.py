@@ -77,8 +77,9 @@ def test_a_student_of_another_architecture_starts_as_itself(tiny):
     checkpoint, images = tiny.checkpoint(), noise(8)
     teacher = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(images.images[0].numel(), 12)), nn.Linear(12, 3))
     before = copy.deepcopy(checkpoint.encoder.state_dict())
-    with pytest.raises(ConfigError, match="both encoders have one architecture, and these differ"):
-        align(checkpoint.encoder, checkpoint.task, teacher, images, Align(epochs=1, batch_size=8), RUN)
+    for other in (teacher, tiny.checkpoint(channels=3).classifier):  # of other layers; of one other layer
+        with pytest.raises(ConfigError, match="both encoders have one architecture, and these differ"):
+            align(checkpoint.encoder, checkpoint.task, other, images, Align(epochs=1, batch_size=8), RUN)
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.encoder.state_dict().items())
     own = Align(epochs=1, batch_size=8, start="self-supervised")
     assert math.isfinite(align(checkpoint.encoder, checkpoint.task, teacher, images, own, RUN)[-1])
