@@ -6,8 +6,8 @@ After `bash runs/cifar10c_small.sh`; about 8 minutes a row on two CPU cores; goe
 The committed encoders are aligned anew for two epochs on the 45,000 images they were trained on, and judged on the
 5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets, by stream and
 number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin with "online"
-adapt the run's own aligned model by one step a batch, predicting first: on each corruption apart, and, never reset, on
-streams with classes in clumps.
+take the run's own models along streams, never reset, one step a batch after its prediction: each corruption apart, and
+classes in clumps. "plain online" is longer, 4,992 images of each corruption apart, predicted after the step.
 """
 
 from __future__ import annotations
@@ -72,11 +72,8 @@ class Queue:
         self.seen.append(true)
         queued = own @ torch.cat([true, *others]).T / temperature
         back = true @ own.T / temperature
-        return (F.cross_entropy(queued, self.diagonal(own)) + F.cross_entropy(back, self.diagonal(own))) / 2
-
-    @staticmethod
-    def diagonal(rows: Tensor) -> Tensor:
-        return torch.arange(len(rows))
+        diagonal = torch.arange(len(own))
+        return (F.cross_entropy(queued, diagonal) + F.cross_entropy(back, diagonal)) / 2
 
 
 def with_labels(teacher: Checkpoint, student: Checkpoint) -> Checkpoint:
@@ -265,8 +262,8 @@ def main() -> None:
         scores = measure()
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"row": row, "scores": scores}) + "\n")
-        plain = [scores[name] for name in (CLEAN, *HELD_OUT)]
-        means = {step: sum(curve[step] for curve in plain) / len(plain) for step in plain[0]}
+        apart = [scores[name] for name in (CLEAN, *HELD_OUT)]
+        means = {step: sum(curve[step] for curve in apart) / len(apart) for step in apart[0]}
         others = {name: curve for name, curve in scores.items() if name not in (CLEAN, *HELD_OUT)}
         print(row, {k: f"{100 * v:.1f}" for k, v in means.items()}, others or "", flush=True)
 

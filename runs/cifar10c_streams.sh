@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Streams that are not i.i.d., for the committed small models: all fifteen corruptions and clean images, severity 5, three
-# seeds, one step a batch, never reset, each batch predicted before the step. CTA with its memory beside the rest. In turn:
-# corruptions mixed, classes in clumps, batches of 16 (the preset `wild`); the same, one image at a time; one corruption after
-# another, classes in clumps, batches of 64; and at random, batches of 200 (the preset `continual`). Minutes each on two CPU
-# cores. The settings were chosen on validation images (`runs/choose_cifar10.py`, rows "online").
+# seeds, never reset, each batch predicted before the step on it. One step a batch, but one in 64 images for CTA with its
+# memory and for RoTTA. In turn: corruptions mixed, classes in clumps, batches of 16 (the preset `wild`); likewise, fewer images,
+# one at a time; one corruption after another, classes in clumps, batches of 64; and classes at random, batches of 200 (the
+# preset `continual`). Minutes each on two CPU cores. Settings: validation images (`runs/choose_cifar10.py`, rows "online").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 always='reset="never",predict="before"'

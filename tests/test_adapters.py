@@ -78,11 +78,19 @@ def test_every_policy_keeps_the_contract(tiny, method, policy):
     check_adapter(lambda: make_adapter(method, checkpoint, **arguments), tiny.images(4), model=caller)
 
 
-@pytest.mark.parametrize("policy", ["batch", "robust"])
-def test_cta_with_a_memory_keeps_the_contract(tiny, policy):
-    checkpoint, caller = made_for(tiny, "cta")
-    arguments = {"memory": 20, "batch_norm": policy, **few("cta")}  # 24 are offered: 3 batches of 4, twice
-    check_adapter(lambda: make_adapter("cta", checkpoint, **arguments), tiny.images(4), model=caller)
+@pytest.mark.parametrize(("policy", "channels"), [("batch", 1), ("robust", 3)])
+def test_cta_with_a_memory_keeps_the_contract(tiny, policy, channels):
+    checkpoint, caller = made_for(tiny, "cta", channels)
+    arguments = {"memory": 10, "batch_norm": policy, "steps": 1}  # with five classes two of each have a place
+    check_adapter(lambda: make_adapter("cta", checkpoint, **arguments), tiny.images(12, channels), model=caller)
+
+
+def test_a_memory_takes_one_step_and_a_place_or_more(tiny):
+    checkpoint, _ = made_for(tiny, "cta")
+    with pytest.raises(ConfigError, match="after every 8 images: steps=1, not 20"):
+        make_adapter("cta", checkpoint, memory=8)
+    with pytest.raises(ConfigError, match="one place or more, got -1"):
+        CTA(checkpoint.classifier, checkpoint.task, steps=1, memory=-1)
 
 
 @pytest.mark.parametrize("method", METHODS)

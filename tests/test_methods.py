@@ -15,7 +15,7 @@ from crosstask.config import Align, SelfSupervised, Supervised, Task, Views
 from crosstask.data.images import ImageSet
 from crosstask.errors import AdapterError
 from crosstask.methods import CTA, PTBN, Source, Tent
-from crosstask.methods.batchnorm import norm_parameters, set_batch_norm
+from crosstask.methods.batchnorm import learning, norm_parameters, set_batch_norm
 from crosstask.methods.memory import BalancedMemory
 from crosstask.nets.split import Classifier
 from crosstask.tasks import make_task
@@ -151,24 +151,26 @@ def test_the_seed_of_cta_chooses_the_views(tiny):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_cta_with_a_memory_learns_from_what_it_kept(tiny, autocast):
+@pytest.mark.parametrize("policy", ["source", "robust"])
+def test_cta_with_a_memory_learns_from_what_it_kept(tiny, policy, autocast):
     checkpoint, size, updates = tiny.checkpoint(), 6, []
-    how = {"learning_rate": 0.05, "batch_norm": "source", "keep": 0.75, "seed": 7}
-    adapter = CTA(checkpoint.classifier, checkpoint.task, steps=1, memory=size, **how)
-    plain, memory = CTA(checkpoint.classifier, checkpoint.task, steps=1, **how), BalancedMemory(size)
+    how = {"steps": 1, "learning_rate": 0.05, "batch_norm": policy, "batch_share": 0.2, "keep": 0.75, "seed": 7}
+    adapter = CTA(checkpoint.classifier, checkpoint.task, memory=size, **how)
+    plain, memory = CTA(checkpoint.classifier, checkpoint.task, **how), BalancedMemory(size)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         for seen in range(4):  # 10 images at a time: an update after the 6th, 12th, 18th ..., two within a batch
             x, views = tiny.images(10, seed=seen), runtime.generator(CPU, 7, seen, 0)
             torch.clear_autocast_cache()
             for images, _ in memory.offer(x, plain.model(x).detach(), size):
                 torch.clear_autocast_cache()
-                plain.update(images, views)
+                with learning(plain):
+                    plain.update(images, views)
                 updates.append(len(images))
             torch.clear_autocast_cache()
             close(adapter(x), plain.model(x).detach())
     assert len(updates) == 6 and len(adapter.memory.items) == updates[-1]
-    for own, other in zip(adapter.moving_parameters, plain.moving_parameters, strict=True):
-        close(own, other)
+    for name in adapter.adapted_names:
+        close(adapter.model.state_dict()[name], plain.model.state_dict()[name])
     adapter.reset()
     assert not adapter.memory.items and adapter.memory.seen == 0
 
@@ -413,6 +415,23 @@ def test_adapting_beats_the_model_that_does_not(world, method):
         "cta": lambda: CTA(aligned, task, steps=20),
     }[method]()
     assert accuracy(adapter, test, shifted) > accuracy(Source(teacher), test, shifted) + 0.2
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_memory_helps_where_classes_come_in_clumps(world, batch_size):
+    _, aligned, task, _ = world
+    stream = textures(960, seed=3)
+    by_class = stream.labels.view(6, -1).sort(dim=1, stable=True).indices + 160 * torch.arange(6).view(6, 1)
+    order = by_class.flatten()  # 40 images of a class, then 40 of the next
+    x, y = shifted(runtime.to_unit_floats(stream.images, CPU))[order], stream.labels[order]
+    how = {"steps": 1, "learning_rate": 1e-3}
+
+    def right(adapter: CTA | Source) -> float:
+        answers = torch.cat([adapter(part).argmax(dim=1) for part in x.split(batch_size)])
+        return float((answers == y).float().mean())
+
+    remembering = right(CTA(aligned, task, memory=32, batch_norm="robust", batch_share=0.2, **how))
+    assert remembering > max(right(Source(aligned)), right(CTA(aligned, task, **how))) + 0.03
 
 
 def test_learning_does_what_it_is_for(world):

@@ -77,7 +77,7 @@ def test_a_student_of_another_architecture_starts_as_itself(tiny):
     checkpoint, images = tiny.checkpoint(), noise(8)
     teacher = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(images.images[0].numel(), 12)), nn.Linear(12, 3))
     before = copy.deepcopy(checkpoint.encoder.state_dict())
-    for other in (teacher, tiny.checkpoint(channels=3).classifier):  # of other layers; of one other layer
+    for other in (teacher, tiny.checkpoint(channels=3).classifier):  # of other layers; with other channels
         with pytest.raises(ConfigError, match="both encoders have one architecture, and these differ"):
             align(checkpoint.encoder, checkpoint.task, other, images, Align(epochs=1, batch_size=8), RUN)
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.encoder.state_dict().items())

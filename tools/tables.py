@@ -12,6 +12,12 @@ from crosstask.report.summary import summarise
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- table: {} -->", "<!-- end of table -->"
 STREAMS = "<!-- streams -->"
+NAMES = {
+    "wild": "mixed, clumps, 16 at a time",
+    "one-by-one": "mixed, clumps, 1 at a time",
+    "clumps": "in turn, clumps, 64",
+    "continual": "in turn, at random, 200",
+}
 
 
 def with_tables(text: str) -> str:
@@ -33,17 +39,18 @@ def with_streams(text: str) -> str:
     """Return `text` with the marked table of means over streams replaced by the one that their records give."""
     if STREAMS not in text:
         return text
-    paths = sorted((ROOT / "results").glob("cifar10c-streams-*/records.jsonl"))
-    found = {path.parent.name.removeprefix("cifar10c-streams-"): summarise(records.read(path)) for path in paths}
-    labels = [column.label for column in next(iter(found.values())).columns]
-    lines = [["method", *found], ["---", *["---:"] * len(found)]]
-    for place, label in enumerate(labels):
-        means = [summary.columns[place].mean for summary in found.values()]
-        lines.append([words.display(label), *(words.with_spread(words.percent(mean.mean), mean) for mean in means)])
+    found = [summarise(records.read(ROOT / f"results/cifar10c-streams-{name}/records.jsonl")) for name in NAMES]
+    lines = [["method", *NAMES.values()], ["---", *["---:"] * len(NAMES)]]
+    for label in dict.fromkeys(column.label for summary in found for column in summary.columns):
+        means = [next((c.mean for c in summary.columns if c.label == label), None) for summary in found]
+        cells = [words.with_spread(words.percent(mean.mean), mean) if mean else words.NOTHING for mean in means]
+        lines.append([words.display(label), *cells])
     before, _, rest = text.partition(STREAMS)
     _, _, after = rest.partition(END)
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{before}{STREAMS}\n{table}\n{END}{after}"
+    seeds, images = len(found[0].seeds), ", ".join(f"{summary.n}" for summary in found)
+    caption = f"Mean accuracy in % ± 95 % interval over {seeds} seeds; in turn {images} images of each corruption."
+    return f"{before}{STREAMS}\n{table}\n\n{caption}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import losses
 from crosstask.config import NotNegative, Positive, Share, Steps
-from crosstask.errors import AdapterError
+from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, learning, set_batch_norm
 from crosstask.methods.memory import BalancedMemory
@@ -38,8 +38,9 @@ class CTA(Adapter):
     steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
 
     Where batches are small, or hold few classes at a time, the task has too little to compare. With a `memory`, as in
-    RoTTA (Yuan et al. 2023), images are kept that are balanced over the classes predicted, and after every so many new
-    ones a step is taken on what is kept: online, with `steps=1`, `batch_norm="robust"`, `batch_share=0.05`.
+    RoTTA (Yuan et al. 2023), images are kept that are balanced over the classes predicted, and after every `memory` new
+    ones a step is taken on what is kept, however they come in batches. That is for streams that are never reset, with
+    `steps=1`, `learning_rate=1e-3`, `batch_norm="robust"`, `batch_share=0.05`.
 
     Args:
         model: the aligned encoder with the frozen head.
@@ -49,11 +50,12 @@ class CTA(Adapter):
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
         keep: how much of what was learned each step keeps.
-        memory: places in the memory, several a class; 0: none, each step learns from the batch.
+        memory: places in the memory, of which there should be several for each class; 0: none.
         seed: fixes the views.
 
     Raises:
         AdapterError: the model is no `Classifier`, the task none, or the encoder has no parameters.
+        ConfigError: more than one step a batch with a memory.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class CTA(Adapter):
         check_classifier("CTA", model)
         if not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
+        if memory and steps > 1:
+            raise ConfigError(f"with a memory a step is taken after every {memory} images: steps=1, not {steps}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
         self.entropy, self.keep = entropy, keep
         self.memory = BalancedMemory(memory) if memory else None
@@ -89,7 +93,7 @@ class CTA(Adapter):
         with torch.no_grad(), learning(self, under_way=False):
             logits = self.model(x)
         for images, _ in self.memory.offer(x, logits, self.memory.capacity):
-            torch.clear_autocast_cache()  # of weights cast without gradients, or before the last step
+            torch.clear_autocast_cache()  # it has the weights as they were before the last step
             self._learn(images, generator)
 
     def _learn(self, x: Tensor, generator: torch.Generator) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crosstask import losses
+from crosstask.errors import ConfigError
 from crosstask.methods.state import Forgetful
 
 
@@ -22,21 +23,26 @@ class BalancedMemory(Forgetful):
     Attributes:
         items: one dictionary an image: image, label, unsure (entropy / ln K), age in images.
         seen: images offered so far.
+
+    Raises:
+        ConfigError: the capacity is less than one.
     """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
+        if capacity < 1:
+            raise ConfigError(f"a memory has one place or more, got {capacity}")
         self.capacity = capacity
         self.items: list[dict[str, Any]] = []
         self.seen = 0
 
     def offer(self, x: Tensor, logits: Tensor, every: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Offer the images of a batch one by one; yield all that is kept after every `every` images.
+        """Offer the images of a batch one by one, as asked for; yield what is kept after every `every` of them.
 
         Args:
             x: [B, C, H, W].
-            logits: what is predicted of them, [B, K].
-            every: counted over batches.
+            logits: what was predicted of all of them beforehand, [B, K].
+            every: images between two yields, counted on from batch to batch; while nothing is kept nothing is yielded.
 
         Yields:
             The images [M, C, H, W], and their ages [M] in capacities.
@@ -46,7 +52,7 @@ class BalancedMemory(Forgetful):
             self.add(image, label, unsure, logits.shape[1])
             if self.seen % every == 0 and self.items:
                 ages = torch.tensor([item["age"] / self.capacity for item in self.items], device=x.device)
-                yield torch.stack([item["image"] for item in self.items]).to(x), ages
+                yield torch.stack([item["image"].to(x) for item in self.items]), ages
 
     def add(self, image: Tensor, label: int, unsure: float, classes: int) -> None:
         """Offer an image: it finds a place if its class or the memory has one, or in place of a worse image."""

@@ -71,10 +71,13 @@ def align(
 
 
 def _take_weights(encoder: nn.Module, other: nn.Module) -> None:
-    own, others = encoder.state_dict(), other.state_dict()
-    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in others.items()}:
+    if _shapes(encoder) != _shapes(other):
         raise ConfigError(
             "with start = 'supervised' both encoders have one architecture, and these differ; "
             "let the student keep its own weights with start = 'self-supervised'"
         )
-    encoder.load_state_dict(others)
+    encoder.load_state_dict(other.state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size | None]:
+    return {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
