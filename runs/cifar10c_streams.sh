@@ -20,6 +20,6 @@ measure() {
   cp "$out"/{records.jsonl,config.toml} "$results/"
 }
 measure wild --set bench.protocol=wild --set bench.images=192
-measure one-by-one --set bench.shift=mixed --set bench.delta=0.1 --set bench.batch_size=1 --set bench.images=64
+measure one-by-one --set bench.shift=mixed --set bench.delta=0.1 --set bench.batch_size=1 --set bench.images=32
 measure clumps --set bench.shift=continual --set bench.delta=0.1 --set bench.batch_size=64 --set bench.images=256
 measure continual --set bench.protocol=continual --set bench.images=200
