@@ -49,7 +49,9 @@ def with_streams(text: str) -> str:
     _, _, after = rest.partition(END)
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     seeds, images = len(found[0].seeds), ", ".join(f"{summary.n}" for summary in found)
-    caption = f"Mean accuracy in % ± 95 % interval over {seeds} seeds; images of each corruption, from the left: {images}."
+    caption = (
+        f"Mean accuracy in % ± 95 % interval over {seeds} seeds; images of each corruption, from the left: {images}."
+    )
     return f"{before}{STREAMS}\n{table}\n\n{caption}\n{END}{after}"
 
 
