@@ -428,10 +428,11 @@ def test_the_readme_works_as_written(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "my-images").mkdir()
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 16, 16), dtype=np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "my-images" / f"{number}.png")
-    (python,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "example.py").write_text(python + "print(tuple(logits.shape))\n")
+    along_a_stream, python = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    shape = "print(tuple(logits.shape))\n"
+    (tmp_path / "example.py").write_text(python + shape + "stream = images.split(2)\n" + along_a_stream + shape)
     example = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert example.stdout.strip() == "(5, 3)", example.stderr
+    assert example.stdout.splitlines() == ["(5, 3)", "(1, 3)"], example.stderr
     (command,) = re.findall(r"^crosstask (adapt .*)$", readme, re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", "crosstask", *shlex.split(command)], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
