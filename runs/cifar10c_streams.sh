@@ -15,7 +15,7 @@ measure() {
   out=out/cifar10c-streams-$1 results=results/cifar10c-streams-$1
   mkdir -p "$out" "$results"
   ln -sfn ../../results/cifar10c-small/checkpoints "$out/checkpoints"
-  .venv/bin/crosstask bench runs/cifar10c-small.toml --out "$out" --set "bench.columns={$columns}" --set 'bench.curve=[0]' "${@:2}"
+  .venv/bin/crosstask bench runs/cifar10c-small.toml --out "$out" --set "bench.columns={$columns}" "${@:2}"
   .venv/bin/crosstask report "$out"
   cp "$out"/{records.jsonl,config.toml} "$results/"
 }

@@ -45,7 +45,7 @@ class CTA(Adapter):
     Args:
         model: the aligned encoder with the frozen head.
         task: the self-supervised task the encoder was aligned with.
-        steps: updates on each batch.
+        steps: updates on each batch; 1 with a memory.
         learning_rate, momentum: of SGD.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
