@@ -35,10 +35,10 @@ from crosstask.errors import CheckpointError, ConfigError, DataError, UnknownNam
 from crosstask.executors import Executor, crew, processes, ray, slurm
 from crosstask.nets.encoders import initialise, make_encoder
 from crosstask.pipeline import Experiment, bench_stage
-from crosstask.pipeline.units import Item, Measuring, units
+from crosstask.pipeline.units import Item, Measuring, plan, units
 from crosstask.tasks import make_task
 from test_pipeline import ONE_THREAD, stripes
-from work_for_crews import Noted, deadly, mistaken
+from work_for_crews import Noted, Seeing, deadly, mistaken
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """
@@ -346,8 +346,9 @@ def test_a_worker_leaves_its_place_when_nothing_is_left_for_it() -> None:
 # Processes
 
 
-def process_team(workers: int) -> crew.Team:
-    return crew.Team(workers=workers, threads=1, about="processes", start=processes.Process)
+def process_team(workers: int | None, gpu: bool = False) -> crew.Crew:
+    with processes.crew(workers, Path(), gpu) as made:
+        return made
 
 
 def test_a_process_killed_in_mid_item_is_replaced_and_the_other_never_notices(tmp_path: Path) -> None:
@@ -381,6 +382,28 @@ def test_processes_go_when_nobody_wants_more(tmp_path: Path) -> None:
     eventually(lambda: len(task.begun()) == 2)
     results.close()
     assert not is_alive(task.begun()[1][1])
+
+
+def test_each_process_sees_one_gpu_and_the_one_in_its_place_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    found = dict(process_team(3, gpu=True).run(Seeing(tmp_path, together=3), [[0], [1], [2]]))
+    assert sorted(found.values()) == ["2", "2", "5"]
+    again = tmp_path / "again"
+    again.mkdir()
+    found = dict(process_team(1, gpu=True).run(Seeing(again, together=1, dies=1), [[0, 1, 2]]))
+    assert found == {0: "2", 1: "2", 2: "2"}, "the one that died is replaced on its own GPU"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    made = process_team(None, gpu=True)
+    assert made.workers == 3 and made.about.startswith("3 processes on 3 GPU(s)")
+
+
+def test_one_gpu_of_several_is_chosen_by_its_environment_variable() -> None:
+    grid = SimpleNamespace(device=torch.device("cuda:1"))
+    with pytest.raises(ConfigError, match=r"take device = 'cuda', and CUDA_VISIBLE_DEVICES=1 where"):
+        plan(grid, None, 1)
 
 
 def test_what_happens_in_a_process_is_told() -> None:

@@ -35,6 +35,25 @@ class Noted:
         return [(int(number), int(process)) for number, process in (line.split() for line in lines)]
 
 
+@dataclass(frozen=True)
+class Seeing:
+    """Tells which GPU the process sees, once so many processes have begun; the first that gets `dies` dies of it."""
+
+    folder: Path
+    together: int
+    dies: int | None = None
+
+    def __call__(self, number: int) -> str | None:
+        seen = self.folder / f"{os.getpid()}"
+        seen.touch()
+        while len(list(self.folder.iterdir())) < self.together:
+            time.sleep(0.01)
+        if number == self.dies and not (self.folder / "dead").exists():
+            (self.folder / "dead").touch()
+            os._exit(7)
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def mistaken(number: int) -> int:
     """Raise an error of ours on 3, and one that cannot be pickled on 4."""
     if number == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -53,9 +54,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def crosstask(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """Test-time training by cross-task alignment: pretrain, align, adapt, and prove it."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in ("pretrain", "align"):
+        raise ConfigError(
+            f"torchrun is for pretrain and align; several processes measure with `{context.invoked_subcommand} "
+            "--executor processes`, where there is one"
+        )
 
 
 @app.command()
@@ -86,15 +93,15 @@ def pretrain(
     only: Annotated[str | None, typer.Option(help="One kind: supervised, self-supervised, joint, ttt ...")] = None,
 ) -> None:
     """Stage 1: train the supervised encoder, its self-supervised twin, and what other methods of the recipe need."""
-    from crosstask import pipeline
+    from crosstask import distributed, pipeline
 
     if only is not None and only not in pipeline.PRETRAINED:
         raise ConfigError(f"--only takes one of {', '.join(pipeline.PRETRAINED)}; got {only!r}")
-    with ConsoleNarrator() as narrator:
+    with ConsoleNarrator() as narrator, distributed.together():
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         images, _ = pipeline.source_images(experiment.recipe, narrator.say)
         for kind in pipeline.pretrain_stages(experiment, images, only):
-            print(experiment.path(kind))
+            narrator.result(experiment.path(kind))
 
 
 @app.command()
@@ -107,15 +114,15 @@ def align(
     self_supervised: Annotated[Path | None, typer.Option(help="The twin's checkpoint; the run folder's own.")] = None,
 ) -> None:
     """Stage 2: align the self-supervised encoder with the frozen supervised one, without labels."""
-    from crosstask import checkpoint, pipeline
+    from crosstask import checkpoint, distributed, pipeline
 
-    with ConsoleNarrator() as narrator:
+    with ConsoleNarrator() as narrator, distributed.together():
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         teacher = checkpoint.load(supervised or experiment.path(pipeline.SUPERVISED))
         student = checkpoint.load(self_supervised or experiment.path(pipeline.SELF_SUPERVISED))
         images, _ = pipeline.source_images(experiment.recipe, narrator.say)
         pipeline.align_stage(experiment, images, teacher, student)
-    print(experiment.path(pipeline.ALIGNED))
+        narrator.result(experiment.path(pipeline.ALIGNED))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -14,13 +15,16 @@ _LINE_EVERY = 10.0
 class ConsoleNarrator:
     """Shows progress on standard error. Use as a context manager; it is a `crosstask.pipeline.Narrator`.
 
+    Of the processes that `torchrun` starts only the first speaks.
+
     Args:
         interrupted: what to say after Ctrl-C.
     """
 
     def __init__(self, interrupted: str = "interrupted; the same command goes on from here") -> None:
         self.interrupted = interrupted
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.quiet = os.environ.get("RANK", "0") != "0"
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self.quiet)
         columns = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
         self._bars = Progress(*columns, *times, console=self.console, transient=True)
@@ -54,10 +58,15 @@ class ConsoleNarrator:
         for task in self._tasks.values():
             self._bars.update(task, visible=not self._bars.tasks[task].finished)
 
+    def result(self, value: object) -> None:
+        """Print a result to standard output."""
+        if not self.quiet:
+            print(value)
+
     def _line(self, stage: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
         first, before = self._started.setdefault(stage, (now, done))
-        if now - self._told < _LINE_EVERY and done < total:
+        if self.quiet or (now - self._told < _LINE_EVERY and done < total):
             return
         self._told = now
         left = f", {(now - first) / (done - before) * (total - done):.0f} s left" if done > before else ""

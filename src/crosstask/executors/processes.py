@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,20 +25,42 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @contextlib.contextmanager
 def crew(workers: int | None, folder: Path, gpu: bool) -> Iterator[Crew]:
-    """Yield a crew of processes that share the threads this one would take: a process a processor, or one on a GPU."""
+    """Yield a crew of processes that share the threads this one would take: a process a processor, or one a GPU.
+
+    Each sees one GPU alone; where there are more processes than GPUs they share them evenly.
+    """
     from torch import get_num_threads
 
-    workers = workers or (1 if gpu else processors())
+    gpus = _gpus() if gpu else []
+    workers = workers or len(gpus) or processors()
     threads = max(1, get_num_threads() // workers)
-    yield Team(workers=workers, threads=threads, about=f"{workers} processes, threads: {threads} each", start=Process)
+    about = f"{workers} processes{f' on {len(gpus)} GPU(s)' if gpus else ''}, threads: {threads} each"
+    places: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for number in range(workers):
+        places.put(gpus[number % len(gpus)] if gpus else None)
+    yield Team(workers=workers, threads=threads, about=about, start=partial(Process, places=places))
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    from torch import cuda
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(cuda.device_count())]
 
 
 class Process:
-    """A worker in a process of its own, which ends when this one ends, however that comes."""
+    """A worker in a process of its own, which ends when this one ends, however that comes.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: what it does.
+        places: free GPUs, of which it takes one, and None for none; when it ends it gives back what it took.
+    """
+
+    def __init__(self, task: Task, places: queue.SimpleQueue[str | None]) -> None:
+        self._places, self._gpu = places, places.get()
         self._connection, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(theirs, task), daemon=True)
+        self._process = _SPAWN.Process(target=_serve, args=(theirs, task, self._gpu), daemon=True)
         resource_tracker.ensure_running()  # now: started below, it would have the process hear Ctrl-C
         with deaf_to_interrupts():
             self._process.start()
@@ -57,10 +81,13 @@ class Process:
         """See `crew.Worker.close`."""
         self._process.kill()
         self._process.join()
+        self._places.put(self._gpu)
 
 
-def _serve(connection: Connection, task: Task) -> None:
+def _serve(connection: Connection, task: Task, gpu: str | None) -> None:
     """Answer items until nobody asks."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA reads it when it is first used, which is later
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, get_args
 import tomli_w
 import torch
 
-from crosstask import config, runtime
+from crosstask import config, distributed, runtime
 from crosstask.config import Auxiliary, JointKind, Kind, Recipe
 from crosstask.data.images import ImageSet, is_divided, load_images
 from crosstask.errors import ConfigError, UnknownName
@@ -76,13 +76,20 @@ class Experiment:
         return self.folder / "checkpoints" / kind
 
     def say(self, text: str) -> None:
-        """Tell the narrator, and keep the line with its time in `log.txt`."""
+        """Tell the narrator, and keep the line with its time in `log.txt`; of several processes only the first does."""
+        if distributed.rank():
+            return
         self.narrator.say(text)
         with storage_errors(self.folder), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def open(self) -> None:
-        """Make the run folder, clear away what a kill left half-written, and write the resolved recipe into it."""
+        """Make the run folder, clear away what a kill left half-written, and write the resolved recipe into it.
+
+        Of several processes only the first does.
+        """
+        if distributed.rank():
+            return
         with storage_errors(self.folder):
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
             sweep(self.folder)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask import checkpoint as checkpoints
-from crosstask import config, runtime
+from crosstask import config, distributed, runtime
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Recipe
 from crosstask.data.images import ImageSet
@@ -31,8 +31,12 @@ def find_or_make(
     parents: dict[str, str],
     make: Callable[[Run], Checkpoint],
 ) -> Checkpoint:
-    """Load the checkpoint of this kind if the very same settings made it; else make it, from where a kill left it."""
+    """Load the checkpoint of this kind if the very same settings made it; else make it, from where a kill left it.
+
+    Of several processes (`crosstask.distributed`) all make it together, and the first writes it.
+    """
     experiment.open()
+    distributed.wait()
     recipe, path = experiment.recipe, experiment.path(kind)
     plain: dict[str, Any] = {name: config.to_dict(part) for name, part in settings.items()}
     plain |= {"seed": recipe.seed, "encoder": recipe.encoder, "precision": recipe.precision, "data": images.name}
@@ -53,9 +57,11 @@ def find_or_make(
             progress=lambda done, total, loss: experiment.narrator.progress(kind, done, total, f"loss {loss:.3f}"),
         )
         made = make(run)
-        _set_aside(experiment, path)
-        checkpoints.save(dataclasses.replace(made, settings=plain | {"key": key}), path, recipe.weights)
+        if distributed.rank() == 0:
+            _set_aside(experiment, path)
+            checkpoints.save(dataclasses.replace(made, settings=plain | {"key": key}), path, recipe.weights)
         experiment.say(f"{kind}: trained in {time.monotonic() - started:.0f} s, last loss {made.metrics['loss']:.3f}")
+    distributed.wait()
     state.unlink(missing_ok=True)
     return checkpoints.load(path)
 

@@ -18,7 +18,7 @@ from crosstask.bench.records import Record
 from crosstask.checkpoint import load
 from crosstask.config import Data, Recipe
 from crosstask.data.images import is_known
-from crosstask.errors import CheckpointError, DataError
+from crosstask.errors import CheckpointError, ConfigError, DataError
 from crosstask.pipeline.experiment import target_images
 
 _SHARES = 2
@@ -105,7 +105,13 @@ def plan(grid: Grid, recipe: Recipe, threads: int) -> Plan:
 
     Raises:
         CheckpointError: a checkpoint was not loaded from a folder.
+        ConfigError: the device is one certain GPU of several, and workers see the one each is given.
     """
+    if grid.device.index is not None:
+        raise ConfigError(
+            f"workers see one GPU each, so device = '{grid.device}' means nothing to them: take device = 'cuda', and "
+            f"CUDA_VISIBLE_DEVICES={grid.device.index} where they are to share that one"
+        )
     folders = {kind: checkpoint.folder for kind, checkpoint in grid.checkpoints.items()}
     for kind, folder in folders.items():
         if folder is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from crosstask import losses
+from crosstask import distributed, losses
 from crosstask.config import Count, NotNegative, Positive
 from crosstask.nets.encoders import normed_head
 from crosstask.tasks.base import TwoViewTask
@@ -40,4 +40,4 @@ class BarlowTwins(TwoViewTask):
         self.projector = normed_head(feature_dim, hidden, hidden, out)
 
     def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
-        return self.scale * losses.barlow_twins(self.projector(features), self.off_diagonal)
+        return self.scale * losses.barlow_twins(distributed.gather_pairs(self.projector(features)), self.off_diagonal)

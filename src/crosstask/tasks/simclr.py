@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from crosstask import losses
+from crosstask import distributed, losses
 from crosstask.config import Count, Positive
 from crosstask.nets.encoders import projection_head
 from crosstask.tasks.base import TwoViewTask
@@ -35,4 +35,4 @@ class SimCLR(TwoViewTask):
         self.projector = projection_head(feature_dim, hidden, out)
 
     def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
-        return losses.nt_xent(self.projector(features), self.temperature)
+        return losses.nt_xent(distributed.gather_pairs(self.projector(features)), self.temperature)

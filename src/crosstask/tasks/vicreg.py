@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from crosstask import losses
+from crosstask import distributed, losses
 from crosstask.config import Count, NotNegative
 from crosstask.nets.encoders import normed_head
 from crosstask.tasks.base import TwoViewTask
@@ -41,4 +41,4 @@ class VICReg(TwoViewTask):
         self.projector = normed_head(feature_dim, hidden, hidden, out)
 
     def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
-        return losses.vicreg(self.projector(features), **self.weights)
+        return losses.vicreg(distributed.gather_pairs(self.projector(features)), **self.weights)

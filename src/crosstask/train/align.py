@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from crosstask import losses
+from crosstask import distributed, losses
 from crosstask.config import Align
 from crosstask.data.images import ImageSet
 from crosstask.errors import ConfigError
@@ -51,7 +51,8 @@ def align(
     def imitation(student: Tensor, seen: Tensor) -> Tensor:
         with torch.no_grad():
             features = teacher.encoder(seen)
-        contrast = losses.alignment(student, features, config.temperature)
+        everyone = distributed.gather(student), distributed.gather(features)
+        contrast = losses.alignment(*everyone, config.temperature)
         divergence = losses.distillation(teacher.head(student), teacher.head(features))
         return config.contrastive * contrast + config.distillation * divergence
 

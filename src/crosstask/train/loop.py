@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from crosstask import runtime
+from crosstask import distributed, runtime
 from crosstask.config import Optimisation
 from crosstask.data.images import ImageSet
 from crosstask.errors import TrainingError
@@ -54,10 +54,12 @@ def fit(objective: Objective, trainee: nn.Module, images: ImageSet, how: Optimis
     """Train all parameters of `trainee` on `images` and return the mean loss of every 25 steps.
 
     Every random draw of step k comes from (seed, k), so a run taken up from a saved state ends in the same bits as one
-    that was never interrupted.
+    that was never interrupted. Several processes (`crosstask.distributed`) have a share of each batch and views of
+    their own; their gradients are averaged, and the first saves the state.
 
     Raises:
         TrainingError: the loss is no longer finite. The saved state is of a step before.
+        ConfigError: a batch cannot be divided among the processes.
     """
     pixels = images.images.to(run.device)
     labels = images.labels if images.labels is not None else torch.empty(len(pixels), 0, dtype=torch.int64)
@@ -66,30 +68,43 @@ def fit(objective: Objective, trainee: nn.Module, images: ImageSet, how: Optimis
     optimiser = _optimiser(parameters, how)
     total = math.ceil(how.epochs * (len(pixels) // min(how.batch_size, len(pixels))))
     start, losses = _resume(run, trainee, optimiser)
+    distributed.check_agreed(start, "the step to go on from")
+    take = distributed.in_step(trainee, _Step(objective, trainee))
     recent = torch.zeros((), device=run.device)
     next_save = time.monotonic() + 1
     for step, indices in _batches(len(pixels), how.batch_size, start, total, run.seed):
         for group in optimiser.param_groups:
             group["lr"] = how.learning_rate * _schedule(step, total, how.warmup)
-        chosen = indices.to(run.device)
+        chosen = distributed.share(indices).to(run.device)
         x = runtime.to_unit_floats(pixels[chosen], run.device)
         with runtime.autocast(run.device, run.precision):
-            loss = objective(x, labels[chosen], runtime.generator(run.device, run.seed, "step", step))
+            loss = take(x, labels[chosen], runtime.generator(run.device, run.seed, "step", step, *distributed.other()))
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
         recent += loss.detach()
         done = step + 1
         if done % _REPORT_EVERY == 0 or done == total:
-            losses.append(_finite(float(recent) / ((done - 1) % _REPORT_EVERY + 1), done))
+            losses.append(_finite(float(distributed.mean(recent)) / ((done - 1) % _REPORT_EVERY + 1), done))
             recent.zero_()
             if run.progress:
                 run.progress(done, total, losses[-1])
-            if run.state and time.monotonic() > next_save:
+            if run.state and distributed.rank() == 0 and time.monotonic() > next_save:
                 began = time.monotonic()
                 _save(run, trainee, optimiser, done, losses)
                 next_save = time.monotonic() + max(1, (time.monotonic() - began) / _SAVING_SHARE)
     return losses
+
+
+class _Step(nn.Module):
+    """An objective as the module that several processes take turns around: its parameters are the trainee's."""
+
+    def __init__(self, objective: Objective, trainee: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.trainee = objective, trainee
+
+    def forward(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return self.objective(x, y, generator)
 
 
 def _optimiser(parameters: list[nn.Parameter], how: Optimisation) -> torch.optim.Optimizer:
