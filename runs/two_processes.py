@@ -37,7 +37,9 @@ class Step(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the loss."""
         z = self.task.projector(self.encoder(two_views(x, self.sampler, runtime.generator(CPU, "views"))))
-        return losses.nt_xent(distributed.gather_pairs(z) if self.gathers else z, 0.2)
+        if not self.gathers:
+            return losses.nt_xent(z, 0.2)
+        return losses.nt_xent(distributed.gather_pairs(z), 0.2, distributed.own_pair_rows(len(z), CPU))
 
 
 def stepping(step: nn.Module, x: torch.Tensor) -> Callable[[], None]:

@@ -133,6 +133,17 @@ def test_contrastive_losses_lie_between_zero_and_their_worst(batch, temperature,
     assert -1e-6 <= value <= math.log(batch) + 2 / temperature + 1e-4
 
 
+def test_shares_of_the_rows_average_to_the_whole():
+    z = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    for loss, count in (
+        (lambda rows: losses.nt_xent(z, 0.2, rows), 12),
+        (lambda rows: losses.alignment(z[:6], z[6:], 0.1, rows), 6),
+    ):
+        parts = torch.stack([loss(rows) for rows in torch.randperm(count).chunk(3)])
+        torch.testing.assert_close(parts.mean(), loss(None))
+        assert parts.std() > 0.01
+
+
 def test_nt_xent_of_one_image_is_zero_and_moves_nothing():
     z = normal(2, 5).requires_grad_()
     loss = losses.nt_xent(z, 0.2)

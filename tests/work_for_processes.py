@@ -91,7 +91,7 @@ def compare(folder: Path) -> None:
         value = loss(x)
         value.backward()
         gradients = distributed.gather_pairs(x.grad / distributed.world()).reshape(2, 8, 6)
-        found[name] = {"value": value.detach(), "gradient": gradients}
+        found[name] = {"value": distributed.mean(value.detach()), "gradient": gradients}
     if distributed.rank() == 0:
         torch.save(found, folder / "losses.pt")
 
@@ -99,11 +99,12 @@ def compare(folder: Path) -> None:
 def between_halves(x: Tensor) -> Tensor:
     """Return the alignment of the first views with the second ones."""
     student, teacher = x.chunk(2)
-    return losses.alignment(distributed.gather(student), distributed.gather(teacher), 0.1)
+    rows = distributed.own_rows(len(student), CPU)
+    return losses.alignment(distributed.gather(student), distributed.gather(teacher), 0.1, rows)
 
 
 LOSSES = {
-    "nt_xent": lambda x: losses.nt_xent(distributed.gather_pairs(x), 0.2),
+    "nt_xent": lambda x: losses.nt_xent(distributed.gather_pairs(x), 0.2, distributed.own_pair_rows(len(x), CPU)),
     "vicreg": lambda x: losses.vicreg(distributed.gather_pairs(x), invariance=25.0, variance=25.0, covariance=1.0),
     "barlow_twins": lambda x: losses.barlow_twins(distributed.gather_pairs(x), 0.005),
     "alignment": between_halves,

@@ -74,6 +74,17 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if _together() else x
 
 
+def own_rows(count: int, device: torch.device) -> Tensor | None:
+    """Return which rows of what `gather` returns are the `count` of this process; None in a process alone."""
+    return torch.arange(count, device=device) + count * rank() if _together() else None
+
+
+def own_pair_rows(count: int, device: torch.device) -> Tensor | None:
+    """Return which rows of what `gather_pairs` returns are the `count` of this process; None in a process alone."""
+    first = own_rows(count // 2, device)
+    return None if first is None else torch.cat([first, first + world() * (count // 2)])
+
+
 def gather_pairs(x: Tensor) -> Tensor:
     """Return the rows [2B, D] of all processes, two views of B images, as [2WB, D]: first views first."""
     return torch.cat([gather(view) for view in x.chunk(2)]) if _together() else x

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def nt_xent(projections: Tensor, temperature: float) -> Tensor:
+def nt_xent(projections: Tensor, temperature: float, rows: Tensor | None = None) -> Tensor:
     """Return SimCLR's normalised-temperature cross-entropy (Chen et al. 2020, eq. 1).
 
     For each of the 2B unit vectors z_i with partner z_p: `-log(exp(z_i.z_p / t) / sum_{k != i} exp(z_i.z_k / t))`,
@@ -16,13 +16,15 @@ def nt_xent(projections: Tensor, temperature: float) -> Tensor:
     Args:
         projections: float tensor [2B, D]; rows i and i + B are two views of one image. Any length: normalised here.
         temperature: t > 0.
+        rows: the i that are averaged over, int64 [R]; None: all. Each is compared with all others.
     """
     with torch.autocast(projections.device.type, enabled=False):
         z = F.normalize(projections.float(), dim=1)
-        similarity = z @ z.T / temperature
-        similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
-        partner = torch.arange(len(z), device=z.device).roll(len(z) // 2)
-        return F.cross_entropy(similarity, partner)
+        every = torch.arange(len(z), device=z.device)
+        chosen = every if rows is None else rows
+        similarity = (z if rows is None else z[rows]) @ z.T / temperature
+        similarity = similarity.masked_fill(chosen[:, None] == every, float("-inf"))
+        return F.cross_entropy(similarity, every.roll(len(z) // 2)[chosen])
 
 
 def vicreg(projections: Tensor, *, invariance: float, variance: float, covariance: float) -> Tensor:
@@ -90,7 +92,7 @@ def _off_diagonal(square: Tensor) -> Tensor:
     return (square - square.diagonal().diag()).square().sum()
 
 
-def alignment(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def alignment(student: Tensor, teacher: Tensor, temperature: float, rows: Tensor | None = None) -> Tensor:
     """Return the symmetric contrastive loss between paired features, as CLIP aligns two modalities.
 
     With `S_ij = cos(student_i, teacher_j) / t`: the mean of the cross-entropies of S and of its transpose against the
@@ -100,11 +102,16 @@ def alignment(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         student: float tensor [B, D], which receives the gradient.
         teacher: float tensor [B, D], held constant.
         temperature: t > 0.
+        rows: of S and of its transpose, those that are averaged over, int64 [R]; None: all.
     """
     with torch.autocast(student.device.type, enabled=False):
-        similarity = F.normalize(student.float(), dim=1) @ F.normalize(teacher.detach().float(), dim=1).T / temperature
-        diagonal = torch.arange(len(similarity), device=similarity.device)
-        return (F.cross_entropy(similarity, diagonal) + F.cross_entropy(similarity.T, diagonal)) / 2
+        s, t = F.normalize(student.float(), dim=1), F.normalize(teacher.detach().float(), dim=1)
+        if rows is None:
+            similarity = s @ t.T / temperature
+            pairs, partner = (similarity, similarity.T), torch.arange(len(s), device=s.device)
+        else:
+            pairs, partner = (s[rows] @ t.T / temperature, t[rows] @ s.T / temperature), rows
+        return (F.cross_entropy(pairs[0], partner) + F.cross_entropy(pairs[1], partner)) / 2
 
 
 def distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

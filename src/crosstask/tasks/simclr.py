@@ -35,4 +35,6 @@ class SimCLR(TwoViewTask):
         self.projector = projection_head(feature_dim, hidden, out)
 
     def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
-        return losses.nt_xent(distributed.gather_pairs(self.projector(features)), self.temperature)
+        own = self.projector(features)
+        rows = distributed.own_pair_rows(len(own), own.device)
+        return losses.nt_xent(distributed.gather_pairs(own), self.temperature, rows)

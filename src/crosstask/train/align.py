@@ -51,8 +51,9 @@ def align(
     def imitation(student: Tensor, seen: Tensor) -> Tensor:
         with torch.no_grad():
             features = teacher.encoder(seen)
+        rows = distributed.own_rows(len(student), student.device)
         everyone = distributed.gather(student), distributed.gather(features)
-        contrast = losses.alignment(*everyone, config.temperature)
+        contrast = losses.alignment(*everyone, config.temperature, rows)
         divergence = losses.distillation(teacher.head(student), teacher.head(features))
         return config.contrastive * contrast + config.distillation * divergence
 
