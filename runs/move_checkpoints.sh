@@ -3,23 +3,22 @@
 # model.safetensors in pieces of at most 15 MiB; `move_checkpoints.sh join FROM RUN` puts them together again, and every
 # hash is checked when they are loaded. Seconds.
 set -euo pipefail
+shopt -s nullglob
 case "${1-} $#" in
-  "split 3")
-    for config in "$2"/checkpoints/*/config.json; do
-      kind=$(basename "$(dirname "$config")")
-      mkdir -p "$3/$kind"
-      rm -f "$3/$kind"/model.safetensors.*
-      cp "$config" "$3/$kind/"
-      split -b 15M "$2/checkpoints/$kind/model.safetensors" "$3/$kind/model.safetensors."
-    done
-    ;;
-  "join 3")
-    for config in "$2"/*/config.json; do
-      kind=$(basename "$(dirname "$config")")
-      mkdir -p "$3/checkpoints/$kind"
-      cp "$config" "$3/checkpoints/$kind/"
-      cat "$2/$kind"/model.safetensors.* >"$3/checkpoints/$kind/model.safetensors"
-    done
-    ;;
+  "split 3") from=$2/checkpoints to=$3 ;;
+  "join 3") from=$2 to=$3/checkpoints ;;
   *) echo "expected: split RUN TO, or join FROM RUN" >&2; exit 2 ;;
 esac
+configs=("$from"/*/config.json)
+[ ${#configs[@]} -gt 0 ] || { echo "expected checkpoints in $from, and there are none" >&2; exit 2; }
+for config in "${configs[@]}"; do
+  kind=$(basename "$(dirname "$config")")
+  mkdir -p "$to/$kind"
+  cp "$config" "$to/$kind/"
+  if [ "$1" = split ]; then
+    rm -f "$to/$kind"/model.safetensors.*
+    split -b 15M "$from/$kind/model.safetensors" "$to/$kind/model.safetensors."
+  else
+    cat "$from/$kind"/model.safetensors.* >"$to/$kind/model.safetensors"
+  fi
+done

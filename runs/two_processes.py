@@ -47,7 +47,7 @@ def stepping(step: nn.Module, x: torch.Tensor) -> Callable[[], None]:
     optimiser = torch.optim.SGD(step.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
     def take() -> None:
-        with runtime.autocast(CPU):
+        with runtime.autocast(CPU), distributed.comparing():
             loss = step(x)
         loss.backward()
         optimiser.step()

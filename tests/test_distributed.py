@@ -110,10 +110,19 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert whole.returncode != 0 and "torchrun is for pretrain and align" in whole.stderr
 
 
+@pytest.mark.slow
+def test_run_folders_that_are_not_shared_are_told_before_any_training(tmp_path: Path) -> None:
+    recipe, *_ = halves(tmp_path)
+    apart = f"exec {sys.executable} -m crosstask pretrain {recipe} --out run$RANK"
+    done = torchrun(2, "--no-python", "bash", "-c", apart, cwd=tmp_path)
+    assert done.returncode != 0 and "the processes differ in what they train and what they find" in done.stderr
+    assert not list(tmp_path.glob("run*/checkpoints/*"))
+
+
 def test_a_process_alone_has_all_and_waits_for_nobody() -> None:
     x = torch.arange(6.0).reshape(6, 1)
     assert (distributed.rank(), distributed.world(), distributed.other()) == (0, 1, ())
-    with distributed.together():
+    with distributed.together(), distributed.comparing():
         assert distributed.gather(x) is x and distributed.gather_pairs(x) is x and distributed.mean(x) is x
         assert torch.equal(distributed.share(torch.arange(5)), torch.arange(5))
         distributed.wait()

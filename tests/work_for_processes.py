@@ -88,9 +88,12 @@ def compare(folder: Path) -> None:
     found = {}
     for name, loss in LOSSES.items():
         x = whole[:, own].reshape(-1, 6).requires_grad_()
-        value = loss(x)
+        assert distributed.gather(x) is x, "nothing is compared outside of a training step"
+        with distributed.comparing():
+            value = loss(x)
         value.backward()
-        gradients = distributed.gather_pairs(x.grad / distributed.world()).reshape(2, 8, 6)
+        with distributed.comparing():
+            gradients = distributed.gather_pairs(x.grad / distributed.world()).reshape(2, 8, 6)
         found[name] = {"value": distributed.mean(value.detach()), "gradient": gradients}
     if distributed.rank() == 0:
         torch.save(found, folder / "losses.pt")

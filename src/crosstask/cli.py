@@ -37,7 +37,7 @@ DataDir = Annotated[Path | None, typer.Option(help="A folder that already holds 
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="Who measures the cells: inline (this process), processes, ray or slurm.")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="How many measure at once; one a processor by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="How many measure at once; one a processor, or GPU.")]
 Supervised = Annotated[Path | None, typer.Option(help="The classifier's checkpoint; the run folder's own.")]
 Aligned = Annotated[Path | None, typer.Option(help="The aligned checkpoint; the run folder's own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -58,11 +58,8 @@ def crosstask(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """Test-time training by cross-task alignment: pretrain, align, adapt, and prove it."""
-    if os.environ.get("WORLD_SIZE", "1") != "1" and context.invoked_subcommand not in ("pretrain", "align"):
-        raise ConfigError(
-            f"torchrun is for pretrain and align; several processes measure with `{context.invoked_subcommand} "
-            "--executor processes`, where there is one"
-        )
+    if "TORCHELASTIC_RUN_ID" in os.environ and context.invoked_subcommand not in ("pretrain", "align"):
+        raise ConfigError("torchrun is for pretrain and align; to measure with several processes: --executor processes")
 
 
 @app.command()
@@ -100,8 +97,9 @@ def pretrain(
     with ConsoleNarrator() as narrator, distributed.together():
         experiment = _experiment(recipe, out, set_, data_dir, narrator)
         images, _ = pipeline.source_images(experiment.recipe, narrator.say)
-        for kind in pipeline.pretrain_stages(experiment, images, only):
-            narrator.result(experiment.path(kind))
+        made = pipeline.pretrain_stages(experiment, images, only)
+    for kind in made:
+        narrator.result(experiment.path(kind))
 
 
 @app.command()
@@ -122,7 +120,7 @@ def align(
         student = checkpoint.load(self_supervised or experiment.path(pipeline.SELF_SUPERVISED))
         images, _ = pipeline.source_images(experiment.recipe, narrator.say)
         pipeline.align_stage(experiment, images, teacher, student)
-        narrator.result(experiment.path(pipeline.ALIGNED))
+    narrator.result(experiment.path(pipeline.ALIGNED))
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Training by several processes, as `torchrun` starts them: who is who, and what they do together.
 
 Each process has a share of every batch. Losses that compare images with each other see the whole batch: `gather` hands
-the others' features over, and their gradients back. Everything here is the identity in a process alone.
+the others' features over, and their gradients back. Everything here is the identity in a process alone; what compares
+is so outside of a training step too, so that adaptation sees its own batch, whoever is there.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from crosstask.errors import ConfigError, TrainingError
@@ -33,18 +36,32 @@ def world() -> int:
 def together() -> Iterator[None]:
     """Join the other processes of a `torchrun`, in a `with` block; in a process alone do nothing.
 
-    A process on CUDA takes the GPU of its local rank.
+    A process on CUDA takes the GPU of its local rank. Whoever fails leaves at once, and `torchrun` ends the others.
+
+    Raises:
+        ConfigError: there are GPUs, and fewer than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _together():
         yield
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        place, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= gpus:
+            raise ConfigError(f"expected a GPU for each process of this machine, and there are {gpus}: start so many")
+        torch.cuda.set_device(place)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    yield
+    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def comparing() -> Iterator[None]:
+    """Have `gather` and the like reach the other processes, in a `with` block around a training step's loss."""
+    token = _COMPARING.set(_together())
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        _COMPARING.reset(token)
 
 
 def other() -> tuple[int, ...]:
@@ -64,19 +81,24 @@ def share(indices: Tensor) -> Tensor:
     Raises:
         ConfigError: the batch cannot be divided evenly.
     """
-    if len(indices) % world():
-        raise ConfigError(f"a batch of {len(indices)} cannot be divided among {world()} processes: change batch_size")
+    check_divisible(len(indices))
     return indices.chunk(world())[rank()]
+
+
+def check_divisible(batch_size: int) -> None:
+    """Raise a `ConfigError` for a batch that cannot be divided evenly among the processes."""
+    if batch_size % world():
+        raise ConfigError(f"a batch of {batch_size} cannot be divided among {world()} processes: change batch_size")
 
 
 def gather(x: Tensor) -> Tensor:
     """Return the rows [B, ...] of all processes, [W * B, ...], in the order of their ranks; gradients flow back."""
-    return _Gather.apply(x) if _together() else x
+    return _Gather.apply(x) if _COMPARING.get() else x
 
 
 def own_rows(count: int, device: torch.device) -> Tensor | None:
     """Return which rows of what `gather` returns are the `count` of this process; None in a process alone."""
-    return torch.arange(count, device=device) + count * rank() if _together() else None
+    return torch.arange(count, device=device) + count * rank() if _COMPARING.get() else None
 
 
 def own_pair_rows(count: int, device: torch.device) -> Tensor | None:
@@ -87,7 +109,7 @@ def own_pair_rows(count: int, device: torch.device) -> Tensor | None:
 
 def gather_pairs(x: Tensor) -> Tensor:
     """Return the rows [2B, D] of all processes, two views of B images, as [2WB, D]: first views first."""
-    return torch.cat([gather(view) for view in x.chunk(2)]) if _together() else x
+    return torch.cat([gather(view) for view in x.chunk(2)]) if _COMPARING.get() else x
 
 
 def mean(value: Tensor) -> Tensor:
@@ -99,8 +121,8 @@ def mean(value: Tensor) -> Tensor:
     return value
 
 
-def check_agreed(value: int, what: str) -> None:
-    """Raise a `TrainingError` unless all processes have the same value."""
+def check_agreed(value: object, what: str) -> None:
+    """Raise a `TrainingError` unless all processes have the same value, which must be hashable and picklable."""
     if _together():
         values: list[Any] = [None] * world()
         dist.all_gather_object(values, value)
@@ -114,13 +136,25 @@ def in_step(trainee: nn.Module, step: nn.Module) -> nn.Module:
     """Return `step`, a module around `trainee`, so that each backward pass averages gradients over the processes.
 
     On CUDA the batch norms of `trainee` take their statistics over all processes from then on; on a CPU, where torch
-    has no such layer, each process has those of its own share.
+    has no such layer, each process has those of its own share. Buffers, a target network's among them, are the first
+    process's at each step.
+
+    Raises:
+        ConfigError: a batch norm on CUDA does more than normalise, which torch's layer for several would undo.
     """
     if not _together():
         return step
     if next(trainee.parameters()).is_cuda:
+        for name, layer in trainee.named_modules():
+            if isinstance(layer, _BatchNorm) and type(layer).forward is not _BatchNorm.forward:
+                raise ConfigError(
+                    f"{name} is a {type(layer).__name__}, which several processes cannot share: train in one"
+                )
         nn.SyncBatchNorm.convert_sync_batchnorm(trainee)
     return DistributedDataParallel(step)
+
+
+_COMPARING: ContextVar[bool] = ContextVar("comparing", default=False)
 
 
 def _together() -> bool:

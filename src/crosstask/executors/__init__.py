@@ -23,7 +23,8 @@ _EXTRAS = {"ray": "ray", "slurm": "submitit"}
 
 @dataclass(frozen=True, kw_only=True)
 class Executor:
-    """An executor by its name, and how many workers it has at once; None: as many as there are processors.
+    """An executor by its name, and how many workers it has at once; None: as many as there are processors, or
+    GPUs where they are needed.
 
     Raises:
         UnknownName: there is no such executor.

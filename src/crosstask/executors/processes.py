@@ -46,7 +46,8 @@ def _gpus() -> list[str]:
     from torch import cuda
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(cuda.device_count())]
+    names = named.split(",") if named else map(str, range(cuda.device_count()))
+    return list(names)[: cuda.device_count()]
 
 
 class Process:

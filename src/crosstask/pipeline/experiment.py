@@ -64,7 +64,11 @@ class Experiment:
         check_task(self.recipe.task)
         for name, arguments in self.recipe.tasks.items():
             check_joint_task(Auxiliary(name=name, arguments=arguments))
-        runtime.pick_device(self.recipe.device)
+        device = runtime.pick_device(self.recipe.device)
+        if distributed.world() > 1 and device.index is not None:
+            raise ConfigError(f"several processes take a GPU each: expected device auto, cuda or cpu, got {device}")
+        for stage in (self.recipe.supervised, self.recipe.self_supervised, self.recipe.align):
+            distributed.check_divisible(stage.batch_size)
 
     @property
     def device(self) -> torch.device:

@@ -36,7 +36,6 @@ def find_or_make(
     Of several processes (`crosstask.distributed`) all make it together, and the first writes it.
     """
     experiment.open()
-    distributed.wait()
     recipe, path = experiment.recipe, experiment.path(kind)
     plain: dict[str, Any] = {name: config.to_dict(part) for name, part in settings.items()}
     plain |= {"seed": recipe.seed, "encoder": recipe.encoder, "precision": recipe.precision, "data": images.name}
@@ -44,7 +43,10 @@ def find_or_make(
         plain["weights"] = recipe.weights
     key = config.digest(plain, images.fingerprint, parents)
     state = path.with_name(f".{kind}.state")
-    if path.exists() and checkpoints.read_about(path)["settings"].get("key") == key:
+    distributed.wait()
+    found = path.exists() and checkpoints.read_about(path)["settings"].get("key") == key
+    distributed.check_agreed((key, found, path.parent.exists()), "what they train and what they find")
+    if found:
         experiment.say(f"{kind}: found in {path}")
     else:
         started = time.monotonic()

@@ -110,7 +110,7 @@ def plan(grid: Grid, recipe: Recipe, threads: int) -> Plan:
     if grid.device.index is not None:
         raise ConfigError(
             f"workers see one GPU each, so device = '{grid.device}' means nothing to them: take device = 'cuda', and "
-            f"CUDA_VISIBLE_DEVICES={grid.device.index} where they are to share that one"
+            "say in CUDA_VISIBLE_DEVICES which they may use"
         )
     folders = {kind: checkpoint.folder for kind, checkpoint in grid.checkpoints.items()}
     for kind, folder in folders.items():

@@ -55,7 +55,8 @@ def fit(objective: Objective, trainee: nn.Module, images: ImageSet, how: Optimis
 
     Every random draw of step k comes from (seed, k), so a run taken up from a saved state ends in the same bits as one
     that was never interrupted. Several processes (`crosstask.distributed`) have a share of each batch and views of
-    their own; their gradients are averaged, and the first saves the state.
+    their own; their gradients are averaged, and the first saves the state. More than two may add them in another order
+    when taken up: then the end is the same within rounding.
 
     Raises:
         TrainingError: the loss is no longer finite. The saved state is of a step before.
@@ -77,7 +78,7 @@ def fit(objective: Objective, trainee: nn.Module, images: ImageSet, how: Optimis
             group["lr"] = how.learning_rate * _schedule(step, total, how.warmup)
         chosen = distributed.share(indices).to(run.device)
         x = runtime.to_unit_floats(pixels[chosen], run.device)
-        with runtime.autocast(run.device, run.precision):
+        with runtime.autocast(run.device, run.precision), distributed.comparing():
             loss = take(x, labels[chosen], runtime.generator(run.device, run.seed, "step", step, *distributed.other()))
         loss.backward()
         optimiser.step()
@@ -158,7 +159,7 @@ def _resume(run: Run, trainee: nn.Module, optimiser: torch.optim.Optimizer) -> t
     if run.state is None or not run.state.is_file():
         return 0, []
     try:
-        with safe_open(run.state, "pt", device=str(run.device)) as file:
+        with safe_open(run.state, "pt") as file:
             about = file.metadata()
             if about.get("key") != run.key:
                 return 0, []
