@@ -7,7 +7,7 @@ The committed encoders are aligned anew for two epochs on the 45,000 images they
 5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets, by stream and
 number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin with "online"
 take the run's own models along streams, never reset, one step a batch after its prediction: each corruption apart, and
-classes in clumps. "plain online" is longer, 4,992 images of each corruption apart, predicted after the step.
+classes in clumps. "plain online" is longer, 4,992 images of each corruption apart.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ def online(kind: str, method: str, **arguments: object) -> Scores:
     plans["clumps, mixed, batches of 16"] = StreamPlan(
         shift="mixed", corruptions=(*HELD_OUT, CLEAN), severity=5, count=2560, batch_size=16, seed=0, delta=0.1
     )
-    return {name: along(plan, "before", kind, method, **arguments) for name, plan in plans.items()}
+    return {name: along(plan, kind, method, **arguments) for name, plan in plans.items()}
 
 
 def plain_online(method: str, **arguments: object) -> Scores:
-    """Return the accuracy over 5,000 images of each corruption apart, a step before each prediction, never reset."""
-    return {name: along(plan, "after", "aligned", method, **arguments) for name, plan in plain(4992).items()}
+    """Return the accuracy over 4,992 images of each corruption apart, a step after each prediction, never reset."""
+    return {name: along(plan, "aligned", method, **arguments) for name, plan in plain(4992).items()}
 
 
 def plain(count: int) -> dict[str, StreamPlan]:
@@ -150,17 +150,17 @@ def plain(count: int) -> dict[str, StreamPlan]:
     }
 
 
-def along(plan: StreamPlan, predict_when: str, kind: str, method: str, **arguments: object) -> dict[int, float]:
-    """Return the accuracy along one stream by the number of updates a batch."""
+def along(plan: StreamPlan, kind: str, method: str, **arguments: object) -> dict[int, float]:
+    """Return the accuracy along one stream, each batch predicted before its step, by the number of steps a batch."""
     steps = 0 if method in ("source", "ptbn") else 1
     model, stream = checkpoint.load(FOLDER / "checkpoints" / kind), build_stream(validation, plan)
     protocol = Protocol(
-        model=model.kind, reset="never", predict=predict_when, batch_size=plan.batch_size, n=len(stream), steps=steps,
-        curve=(steps if predict_when == "after" else 0,), precision=runtime.resolve_precision(CPU, "auto"),
+        model=model.kind, reset="never", predict="before", batch_size=plan.batch_size, n=len(stream), steps=steps,
+        curve=(0,), precision=runtime.resolve_precision(CPU, "auto"),
     )  # fmt: skip
     adapter = make_adapter(method, model, **({"steps": 1} if steps else {}), **arguments)
     logits = predict(adapter, stream, protocol, CPU).logits
-    return {steps: metrics.accuracy(next(iter(logits.values())), stream.labels)}
+    return {steps: metrics.accuracy(logits[protocol.scored], stream.labels)}
 
 
 def statistics(policy: str) -> dict[str, object]:
