@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Pretrain, align and adapt on Fashion-MNIST; ends with a table and out/fashion-mnist/report.html
 	$(BIN)/crosstask run fashion-mnist
 
-test: $(READY)  ## All tests, about six minutes
+test: $(READY)  ## All tests, six to nine minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## The tests of about a minute
