@@ -102,6 +102,15 @@ def test_the_command_line_trains_under_torchrun_and_the_first_process_alone_writ
 
 
 @pytest.mark.slow
+def test_paths_go_to_standard_output_where_a_terminal_shows_the_bars(tmp_path: Path) -> None:
+    terminal, theirs = os.openpty()
+    command = [sys.executable, "-m", "crosstask", "pretrain", *halves(tmp_path), "--only", "supervised"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, check=True)
+    os.close(theirs), os.close(terminal)
+    assert done.stdout == f"{tmp_path / 'run/checkpoints/supervised'}\n"
+
+
+@pytest.mark.slow
 def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     recipe = halves(tmp_path)
     odd = torchrun(2, "-m", "crosstask", "pretrain", *recipe, "--set", "supervised.batch_size=15", cwd=tmp_path)
