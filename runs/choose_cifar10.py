@@ -7,7 +7,8 @@ The committed encoders are aligned anew for two epochs on the 45,000 images they
 5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets, by stream and
 number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin with "online"
 take the run's own models along streams, never reset, one step a batch after its prediction: each corruption apart, and
-classes in clumps. "plain online" is longer, 4,992 images of each corruption apart.
+classes in clumps. "plain online" is longer, 4,992 images of each corruption apart. "at test time" varies the updates on
+the run's own aligned model, on 512 images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -96,12 +97,17 @@ def align(name: str, student: Checkpoint, views: dict[str, object] | None = None
     """Return the aligned checkpoint of a row, trained once; `views` changes how the task draws them."""
     recipe = replace(RECIPE, align=replace(RECIPE.align, **changes))
     if views:
-        config = replace(recipe.task, views=replace(recipe.task.views, **views))
-        task = make_task(config, len(student.statistics["mean"]))
-        task.load_state_dict(student.task.state_dict())
-        student = replace(student, task=task, task_config=config)
+        student = seeing(student, **views)
     experiment = pipeline.Experiment(recipe=recipe, folder=FOLDER / "choice" / name, command="choose")
     return pipeline.align_stage(experiment, training, checkpoint.load(FOLDER / "checkpoints/supervised"), student)
+
+
+def seeing(model: Checkpoint, **views: Any) -> Checkpoint:
+    """Return the same model, whose task draws other views."""
+    config = replace(RECIPE.task, views=replace(RECIPE.task.views, **views))
+    task = make_task(config, len(model.statistics["mean"]))
+    task.load_state_dict(model.task.state_dict())
+    return replace(model, task=task, task_config=config)
 
 
 def accuracy(model: Checkpoint, method: str, count: int, steps: tuple[int, ...], **arguments: object) -> Scores:
@@ -136,9 +142,9 @@ def online(kind: str, method: str, **arguments: object) -> Scores:
     return {name: along(plan, kind, method, **arguments) for name, plan in plans.items()}
 
 
-def plain_online(method: str, **arguments: object) -> Scores:
-    """Return the accuracy over 4,992 images of each corruption apart, a step after each prediction, never reset."""
-    return {name: along(plan, "aligned", method, **arguments) for name, plan in plain(4992).items()}
+def plain_online(method: str, predict: Literal["before", "after"] = "before", **arguments: object) -> Scores:
+    """Return the accuracy over 4,992 images of each corruption apart, an update a batch, never reset."""
+    return {name: along(plan, "aligned", method, predict, **arguments) for name, plan in plain(4992).items()}
 
 
 def plain(count: int) -> dict[str, StreamPlan]:
@@ -150,12 +156,14 @@ def plain(count: int) -> dict[str, StreamPlan]:
     }
 
 
-def along(plan: StreamPlan, kind: str, method: str, **arguments: object) -> dict[int, float]:
-    """Return the accuracy along one stream, each batch predicted before its step, by the number of steps a batch."""
+def along(
+    plan: StreamPlan, kind: str, method: str, when: Literal["before", "after"] = "before", **arguments: object
+) -> dict[int, float]:
+    """Return the accuracy along one stream by the number of updates a batch, each predicted before or after them."""
     steps = 0 if method in ("source", "ptbn") else 1
     model, stream = checkpoint.load(FOLDER / "checkpoints" / kind), build_stream(validation, plan)
     protocol = Protocol(
-        model=model.kind, reset="never", predict="before", batch_size=plan.batch_size, n=len(stream), steps=steps,
+        model=model.kind, reset="never", predict=when, batch_size=plan.batch_size, n=len(stream), steps=steps,
         curve=(0,), precision=runtime.resolve_precision(CPU, "auto"),
     )  # fmt: skip
     adapter = make_adapter(method, model, **({"steps": 1} if steps else {}), **arguments)
@@ -238,6 +246,54 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
             f"plain online: cta, keep {keep}, rate {rate}",
             lambda k=keep, r=rate: plain_online("cta", keep=k, learning_rate=r),
         )
+    for size, keep, rate in (
+        (0, 0.95, 1e-2), (16, 0.95, 1e-2), (16, 0.95, 5e-3), (16, 0.99, 5e-3), (16, 0.99, 2e-3), (32, 0.95, 1e-2),
+        (32, 0.99, 5e-3), (8, 0.99, 2e-3),
+    ):  # fmt: skip
+        yield (
+            f"plain online, predicted after: cta, minibatch {size}, keep {keep}, rate {rate}",
+            lambda s=size, k=keep, r=rate: plain_online("cta", "after", minibatch=s, keep=k, learning_rate=r),
+        )
+    yield "plain, 20 steps, reset", lambda: accuracy(aligned, "cta", 4992, (20,))
+    yield from at_test_time(aligned)
+
+
+def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
+    """Yield one change of the updates a row, 20 of them on 512 images, on the run's own aligned model."""
+    changes: dict[str, dict[str, object]] = {
+        "the defaults": {}, "rate 0.005": {"learning_rate": 5e-3}, "rate 0.02": {"learning_rate": 2e-2},
+        "momentum 0": {"momentum": 0.0, "learning_rate": 0.1}, "momentum 0.5": {"momentum": 0.5, "learning_rate": 0.05},
+        "keep 0.9": {"keep": 0.9}, "keep 0.9, rate 0.02": {"keep": 0.9, "learning_rate": 2e-2},
+        "mixed 0.7": statistics("mixed 0.7"), "mixed 0.9": statistics("mixed 0.9"), "source": statistics("source"),
+        "minibatch 64": {"minibatch": 64, "learning_rate": 5e-3}, "entropy 0.1": {"entropy": 0.1},
+        "entropy 1": {"entropy": 1.0},
+    }  # fmt: skip
+    for name, change in changes.items():
+        yield f"at test time: {name}", lambda c=change: accuracy(aligned, "cta", 512, STEPS, **c)
+    views: dict[str, dict[str, object]] = {
+        "crops of 0.2 at least": {"crop": (0.2, 1.0)}, "crops of 0.8 at least": {"crop": (0.8, 1.0)},
+        "colours as they are": {"jitter": 0.0, "gray": 0.0}, "colours jittered twice as far": {
+            "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2
+        }, "no grey views": {"gray": 0.0}, "blurred views": {"blur": 0.5},
+    }  # fmt: skip
+    for name, view in views.items():
+        yield f"at test time: {name}", lambda v=view: accuracy(seeing(aligned, **v), "cta", 512, STEPS)
+    for rate in (1e-4, 3e-4, 1e-3):
+        yield f"at test time: Adam, rate {rate}", lambda r=rate: with_adam(aligned, r)
+
+
+def with_adam(aligned: Checkpoint, rate: float) -> Scores:
+    """Return the accuracy of CTA where Adam takes the place of SGD."""
+    kept = torch.optim.SGD
+
+    def adam(moving: list[Tensor], **_: object) -> torch.optim.Optimizer:
+        return torch.optim.Adam(moving, lr=rate, fused=True)
+
+    torch.optim.SGD = adam  # type: ignore[assignment, misc]
+    try:
+        return accuracy(aligned, "cta", 512, STEPS)
+    finally:
+        torch.optim.SGD = kept  # type: ignore[misc]
 
 
 def patched(where: object, name: str, instead: object, folder: str, student: Checkpoint) -> Scores:
