@@ -39,6 +39,7 @@ from crosstask.nets.encoders import initialise
 from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
 from crosstask.train.loop import Run, fit
 from crosstask.train.statistics import refit_batch_norm
+from crosstask.views import ViewSampler
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
@@ -59,6 +60,19 @@ def clean_view(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Ten
 def with_lengths(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Add the mean squared error of the features to the contrastive loss."""
     return contrastive(student, teacher, temperature) + F.mse_loss(student.float(), teacher.float())
+
+
+photometric = ViewSampler.photometric
+
+
+def with_amplitudes(sampler: ViewSampler, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Give half of the views a share of another image's Fourier amplitudes (Xu et al., CVPR 2021), then jitter."""
+    share, chosen = torch.rand(2, len(x), 1, 1, 1, generator=generator)
+    spectrum = torch.fft.rfft2(x.float())
+    amplitude = spectrum.abs()
+    mixed = torch.lerp(amplitude, amplitude.roll(1, dims=0), share * (chosen < 0.5))
+    changed = torch.fft.irfft2(torch.polar(mixed, spectrum.angle()), s=x.shape[2:]).clamp(0, 1)
+    return photometric(sampler, changed.contiguous(memory_format=torch.channels_last), generator)
 
 
 class Queue:
@@ -189,6 +203,10 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
         yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
+    yield (
+        "amplitudes of other images",
+        lambda: patched(ViewSampler, "photometric", with_amplitudes, "amplitudes", student),
+    )
     yield "a queue of negatives", lambda: patched(losses, "alignment", Queue(), "queue", student)
     yield "ptbn on the supervised model trained on", lambda: accuracy(with_labels(teacher, student), "ptbn", 2560, (0,))
     for name, views in {
