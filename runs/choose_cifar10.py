@@ -37,6 +37,7 @@ from crosstask.data.streams import StreamPlan, build_stream, draw_stream
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import initialise
 from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
+from crosstask.tasks.base import TwoViewTask
 from crosstask.train.loop import Run, fit
 from crosstask.train.statistics import refit_batch_norm
 from crosstask.views import ViewSampler
@@ -55,6 +56,13 @@ contrastive = losses.alignment
 def clean_view(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Have the teacher see the whole image in its own colours."""
     return task.views(x, generator), torch.cat([x, x])
+
+
+def of_mixes(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw the views of half of the images from mixes with another image, for both networks (Beyer et al. 2022)."""
+    share, chosen = torch.rand(2, len(x), 1, 1, 1, generator=generator)
+    mixed = torch.lerp(x, x.roll(1, dims=0), 0.5 * share * (chosen < 0.5))
+    return TwoViewTask.view_pairs(task, mixed, generator)
 
 
 def with_lengths(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -105,6 +113,16 @@ def with_labels(teacher: Checkpoint, student: Checkpoint) -> Checkpoint:
     fit(objective, classifier, training, RECIPE.align, run)
     refit_batch_norm(model.encoder, training, run)
     return model
+
+
+def trained_on_amplitudes(teacher: Checkpoint, student: Checkpoint) -> Scores:
+    """Measure the supervised model trained on with labels, on views with other images' amplitudes."""
+    ViewSampler.photometric = with_amplitudes  # type: ignore[method-assign]
+    try:
+        model = with_labels(teacher, student)
+    finally:
+        ViewSampler.photometric = photometric  # type: ignore[method-assign]
+    return accuracy(model, "ptbn", 2560, (0,))
 
 
 def align(name: str, student: Checkpoint, views: dict[str, object] | None = None, **changes: object) -> Checkpoint:
@@ -200,9 +218,14 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     for rate in (1e-3, 3e-3, 3e-2):
         yield f"cta, rate {rate}", lambda r=rate: cta(align("base", student), r)
     same = SelfSupervisedTask.view_pairs
+    yield "images mixed", lambda: patched(SimCLR, "view_pairs", of_mixes, "mixed", student)
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
         yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
+    yield (
+        "ptbn on the supervised model trained on, amplitudes",
+        lambda: trained_on_amplitudes(teacher, student),
+    )
     yield (
         "amplitudes of other images",
         lambda: patched(ViewSampler, "photometric", with_amplitudes, "amplitudes", student),
