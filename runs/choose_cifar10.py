@@ -216,7 +216,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         yield method, lambda m=method: accuracy(teacher, m, 2560, (0,))
     yield "cta", lambda: cta(align("base", student))
     for rate in (1e-3, 3e-3, 3e-2):
-        yield f"cta, rate {rate}", lambda r=rate: cta(align("base", student), r)
+        yield f"rate {rate}", lambda r=rate: cta(align("base", student), r)
     same = SelfSupervisedTask.view_pairs
     yield "images mixed", lambda: patched(SimCLR, "view_pairs", of_mixes, "mixed", student)
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
