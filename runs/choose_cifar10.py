@@ -115,16 +115,6 @@ def with_labels(teacher: Checkpoint, student: Checkpoint) -> Checkpoint:
     return model
 
 
-def trained_on_amplitudes(teacher: Checkpoint, student: Checkpoint) -> Scores:
-    """Measure the supervised model trained on with labels, on views with other images' amplitudes."""
-    ViewSampler.photometric = with_amplitudes  # type: ignore[method-assign]
-    try:
-        model = with_labels(teacher, student)
-    finally:
-        ViewSampler.photometric = photometric  # type: ignore[method-assign]
-    return accuracy(model, "ptbn", 2560, (0,))
-
-
 def align(name: str, student: Checkpoint, views: dict[str, object] | None = None, **changes: object) -> Checkpoint:
     """Return the aligned checkpoint of a row, trained once; `views` changes how the task draws them."""
     recipe = replace(RECIPE, align=replace(RECIPE.align, **changes))
@@ -222,10 +212,6 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
         yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
-    yield (
-        "ptbn on the supervised model trained on, amplitudes",
-        lambda: trained_on_amplitudes(teacher, student),
-    )
     yield (
         "amplitudes of other images",
         lambda: patched(ViewSampler, "photometric", with_amplitudes, "amplitudes", student),
