@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import checkpoint, losses, pipeline, runtime
@@ -305,6 +305,12 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
     }  # fmt: skip
     for name, view in views.items():
         yield f"at test time: {name}", lambda v=view: accuracy(seeing(aligned, **v), "cta", 512, STEPS)
+    task = make_task(RECIPE.task, len(aligned.statistics["mean"]))
+    initialise(task, torch.Generator().manual_seed(0))
+    yield "at test time: a new projector", lambda: accuracy(replace(aligned, task=task), "cta", 512, STEPS)
+    bare = copy.deepcopy(aligned)
+    bare.task.projector = nn.Identity()
+    yield "at test time: no projector", lambda: accuracy(bare, "cta", 512, STEPS)
     for rate in (1e-4, 3e-4, 1e-3):
         yield f"at test time: Adam, rate {rate}", lambda r=rate: with_adam(aligned, r)
 
