@@ -51,7 +51,8 @@ streams = [draw_stream(validation, name, 5, count=1024, batch_size=128, seed=0) 
 def look(arm: str, done: float, classifier: Classifier, task: SelfSupervisedTask) -> None:
     """Append the cosines after a share `done` of the training."""
     for stream in streams:
-        whole, layers = measure_gradients(classifier, task, stream, CPU, lambda: None)
+        found = measure_gradients(classifier, task, stream, CPU, lambda: None)
+        whole, layers = rounded(found[0]), {layer: rounded(cosines) for layer, cosines in found[1].items()}
         row = {"training": arm, "done": done, "images": stream.corruption, "whole": whole, "layers": layers}
         with FILE.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -59,6 +60,11 @@ def look(arm: str, done: float, classifier: Classifier, task: SelfSupervisedTask
         against = sum(statistics.fmean(cosines) < 0 for cosines in layers.values())
         mean = f"{statistics.fmean(whole):+.3f} ±{error:.3f}"
         print(f"{arm}, {done:.0%}, {stream.corruption}: {mean}; {against} of {len(layers)} layers against", flush=True)
+
+
+def rounded(cosines: list[float]) -> list[float]:
+    """Return them to four decimals."""
+    return [round(cosine, 4) for cosine in cosines]
 
 
 def looking(arm: str, classifier: Classifier, task: SelfSupervisedTask) -> Run:
