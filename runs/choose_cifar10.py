@@ -283,6 +283,9 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         )
     yield "plain, 20 steps, reset", lambda: accuracy(aligned, "cta", 4992, (20,))
     yield from at_test_time(aligned)
+    for name, task in (("SimCLR's projector", student.task), ("no projector", without_projector(student.task))):
+        unaligned = replace(aligned, encoder=teacher.encoder, head=teacher.head, task=task)
+        yield f"at test time: the supervised model, {name}", lambda m=unaligned: accuracy(m, "cta", 512, STEPS)
 
 
 def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
@@ -308,11 +311,17 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
     task = make_task(RECIPE.task, len(aligned.statistics["mean"]))
     initialise(task, torch.Generator().manual_seed(0))
     yield "at test time: a new projector", lambda: accuracy(replace(aligned, task=task), "cta", 512, STEPS)
-    bare = copy.deepcopy(aligned)
-    bare.task.projector = nn.Identity()
+    bare = replace(aligned, task=without_projector(aligned.task))
     yield "at test time: no projector", lambda: accuracy(bare, "cta", 512, STEPS)
     for rate in (1e-4, 3e-4, 1e-3):
         yield f"at test time: Adam, rate {rate}", lambda r=rate: with_adam(aligned, r)
+
+
+def without_projector(task: Any) -> SelfSupervisedTask:
+    """Return the task on the features themselves."""
+    bare = copy.deepcopy(task)
+    bare.projector = nn.Identity()
+    return bare
 
 
 def with_adam(aligned: Checkpoint, rate: float) -> Scores:
