@@ -273,14 +273,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
             f"plain online: cta, keep {keep}, rate {rate}",
             lambda k=keep, r=rate: plain_online("cta", keep=k, learning_rate=r),
         )
-    for size, keep, rate in (
-        (0, 0.95, 1e-2), (16, 0.95, 1e-2), (16, 0.95, 5e-3), (16, 0.99, 5e-3), (16, 0.99, 2e-3), (32, 0.95, 1e-2),
-        (32, 0.99, 5e-3), (8, 0.99, 2e-3),
-    ):  # fmt: skip
-        yield (
-            f"plain online, predicted after: cta, minibatch {size}, keep {keep}, rate {rate}",
-            lambda s=size, k=keep, r=rate: plain_online("cta", "after", minibatch=s, keep=k, learning_rate=r),
-        )
+    yield "plain online, predicted after: cta", lambda: plain_online("cta", "after")
     yield "plain, 20 steps, reset", lambda: accuracy(aligned, "cta", 4992, (20,))
     yield from at_test_time(aligned)
     for name, task in (("SimCLR's projector", student.task), ("no projector", without_projector(student.task))):
@@ -295,8 +288,7 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
         "momentum 0": {"momentum": 0.0, "learning_rate": 0.1}, "momentum 0.5": {"momentum": 0.5, "learning_rate": 0.05},
         "keep 0.9": {"keep": 0.9}, "keep 0.9, rate 0.02": {"keep": 0.9, "learning_rate": 2e-2},
         "mixed 0.7": statistics("mixed 0.7"), "mixed 0.9": statistics("mixed 0.9"), "source": statistics("source"),
-        "minibatch 64": {"minibatch": 64, "learning_rate": 5e-3}, "entropy 0.1": {"entropy": 0.1},
-        "entropy 1": {"entropy": 1.0},
+        "entropy 0.1": {"entropy": 0.1}, "entropy 1": {"entropy": 1.0},
     }  # fmt: skip
     for name, change in changes.items():
         yield f"at test time: {name}", lambda c=change: accuracy(aligned, "cta", 512, STEPS, **c)

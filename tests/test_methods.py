@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from crosstask import runtime
 from crosstask.config import Align, SelfSupervised, Supervised, Task, Views
 from crosstask.data.images import ImageSet
-from crosstask.errors import AdapterError, ConfigError
+from crosstask.errors import AdapterError
 from crosstask.methods import CTA, PTBN, Source, Tent
 from crosstask.methods.batchnorm import learning, norm_parameters, set_batch_norm
 from crosstask.methods.memory import BalancedMemory
@@ -173,32 +173,6 @@ def test_cta_with_a_memory_learns_from_what_it_kept(tiny, policy, autocast):
         close(adapter.model.state_dict()[name], plain.model.state_dict()[name])
     adapter.reset()
     assert not adapter.memory.items and adapter.memory.seen == 0
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize(("size", "parts"), [(4, (4, 4, 2)), (5, (5, 5)), (10, (10,)), (99, (10,)), (0, (10,))])
-def test_cta_with_a_minibatch_takes_a_step_on_every_part(tiny, size, parts, autocast):
-    checkpoint, x = tiny.checkpoint(), tiny.images(10)
-    how = {"steps": 2, "learning_rate": 0.05, "keep": 0.75, "seed": 7}
-    adapter = CTA(checkpoint.classifier, checkpoint.task, minibatch=size, **how)
-    plain = CTA(checkpoint.classifier, checkpoint.task, **how)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        for update in range(2):
-            views = runtime.generator(CPU, 7, 0, update)
-            for part in x.split(parts):
-                torch.clear_autocast_cache()
-                with learning(plain):
-                    plain.update(part, views)
-        torch.clear_autocast_cache()
-        close(adapter(x), plain.model(x).detach())
-    for name in adapter.adapted_names:
-        close(adapter.model.state_dict()[name], plain.model.state_dict()[name])
-
-
-def test_a_minibatch_is_not_negative(tiny):
-    checkpoint = tiny.checkpoint()
-    with pytest.raises(ConfigError, match="one image or more, or is 0 for the whole batch, got -1"):
-        CTA(checkpoint.classifier, checkpoint.task, minibatch=-1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import final
 
 import torch
@@ -43,9 +42,6 @@ class CTA(Adapter):
     ones a step is taken on what is kept, however they come in batches. That is for streams that are never reset, with
     `steps=1`, `learning_rate=1e-3`, `batch_norm="robust"`, `batch_share=0.05`.
 
-    With a `minibatch` of, say, 16 images, an update goes once through the batch in parts of at most 16, a step on each:
-    as many passes over each image, and several times the steps.
-
     Args:
         model: the aligned encoder with the frozen head.
         task: the self-supervised task the encoder was aligned with.
@@ -55,12 +51,11 @@ class CTA(Adapter):
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
         keep: how much of what was learned each step keeps.
         memory: places in the memory, of which there should be several for each class; 0: none.
-        minibatch: images a step at most; 0: the whole batch, or memory.
         seed: fixes the views.
 
     Raises:
         AdapterError: the model is no `Classifier`, the task none, or the encoder has no parameters.
-        ConfigError: more than one step a batch with a memory; a negative minibatch.
+        ConfigError: more than one step a batch with a memory.
     """
 
     def __init__(
@@ -76,7 +71,6 @@ class CTA(Adapter):
         entropy: NotNegative = 0.0,
         keep: Share = 0.95,
         memory: Steps = 0,
-        minibatch: Steps = 0,
         seed: int = 0,
     ) -> None:
         check_classifier("CTA", model)
@@ -84,10 +78,8 @@ class CTA(Adapter):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         if memory and steps > 1:
             raise ConfigError(f"with a memory a step is taken after every {memory} images: steps=1, not {steps}")
-        if minibatch < 0:
-            raise ConfigError(f"a minibatch has one image or more, or is 0 for the whole batch, got {minibatch}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
-        self.entropy, self.keep, self.minibatch = entropy, keep, minibatch
+        self.entropy, self.keep = entropy, keep
         self.memory = BalancedMemory(memory) if memory else None
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)
@@ -101,14 +93,13 @@ class CTA(Adapter):
         with torch.no_grad(), learning(self, under_way=False):
             logits = self.model(x)
         for images, _ in self.memory.offer(x, logits, self.memory.capacity):
+            torch.clear_autocast_cache()  # it has the weights as they were before the last step
             self._learn(images, generator)
 
-    def _learn(self, images: Tensor, generator: torch.Generator) -> None:
-        for x in images.chunk(math.ceil(len(images) / (self.minibatch or len(images)))):
-            torch.clear_autocast_cache()  # it has the weights as they were before the last step
-            loss = self.task(self.model.get_submodule("encoder"), x, generator)
-            if self.entropy:
-                loss = loss + self.entropy * losses.entropy(self.model(x))
-            if self.descent(loss) and self.keep < 1:
-                with torch.no_grad():
-                    torch._foreach_lerp_(self.moving_parameters, self.source_values, 1 - self.keep)
+    def _learn(self, x: Tensor, generator: torch.Generator) -> None:
+        loss = self.task(self.model.get_submodule("encoder"), x, generator)
+        if self.entropy:
+            loss = loss + self.entropy * losses.entropy(self.model(x))
+        if self.descent(loss) and self.keep < 1:
+            with torch.no_grad():
+                torch._foreach_lerp_(self.moving_parameters, self.source_values, 1 - self.keep)
