@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -318,26 +319,18 @@ def without_projector(task: Any) -> SelfSupervisedTask:
 
 def with_adam(aligned: Checkpoint, rate: float) -> Scores:
     """Return the accuracy of CTA where Adam takes the place of SGD."""
-    kept = torch.optim.SGD
 
     def adam(moving: list[Tensor], **_: object) -> torch.optim.Optimizer:
         return torch.optim.Adam(moving, lr=rate, fused=True)
 
-    torch.optim.SGD = adam  # type: ignore[assignment, misc]
-    try:
+    with mock.patch.object(torch.optim, "SGD", adam):
         return accuracy(aligned, "cta", 512, STEPS)
-    finally:
-        torch.optim.SGD = kept  # type: ignore[misc]
 
 
 def patched(where: object, name: str, instead: object, folder: str, student: Checkpoint) -> Scores:
     """Align with something put in the place of something else, and measure."""
-    kept = getattr(where, name)
-    setattr(where, name, instead)
-    try:
+    with mock.patch.object(where, name, instead):
         model = align(folder.replace(" ", "-").replace("'", ""), student)
-    finally:
-        setattr(where, name, kept)
     return cta(model)
 
 

@@ -98,7 +98,7 @@ class TwoViews(Dataset[tuple[Tensor, Tensor]]):
 
 def simclr() -> Case:
     images, how = source(), SelfSupervised(epochs=1, batch_size=256)
-    model, own = network(), network()
+    model, own = runtime.place(network(), DEVICE), network()
     task, projector = simclr_task(model), simclr_task(own)
     run = Run(seed=0, device=DEVICE)
     workers = max(1, os.cpu_count() or 1)
@@ -121,7 +121,6 @@ def simclr() -> Case:
 
         return epoch
 
-    runtime.place(model, DEVICE)
     return len(images), lambda: pretrain_self_supervised(model.encoder, task, images, how, run), plain
 
 

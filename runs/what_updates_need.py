@@ -36,7 +36,8 @@ from crosstask.report.summary import over_seeds
 
 CPU = torch.device("cpu")
 FOLDER, PROJECTOR, FILE = (Path(argument) for argument in sys.argv[1:])
-BENCH = load_recipe(str(Path(__file__).parent / "cifar10c-small.toml")).bench
+RECIPE = load_recipe(str(Path(__file__).parent / "cifar10c-small.toml"))
+BENCH = RECIPE.bench
 STEPS = (0, 1, 5, 20)
 
 
@@ -67,7 +68,7 @@ def known() -> dict[tuple[str, str, int], dict[str, float]]:
 
 def measure() -> None:
     """Append what is not in FILE yet."""
-    images = pipeline.target_images(load_recipe(str(Path(__file__).parent / "cifar10c-small.toml")), print)
+    images = pipeline.target_images(RECIPE, print)
     protocol = Protocol(
         model="aligned", reset="batch", batch_size=BENCH.batch_size, n=BENCH.images, steps=STEPS[-1], curve=STEPS,
         precision=runtime.resolve_precision(CPU, "auto"),

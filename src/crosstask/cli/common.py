@@ -15,6 +15,7 @@ from crosstask.errors import ConfigError
 
 if TYPE_CHECKING:
     from crosstask.checkpoint import Checkpoint
+    from crosstask.data.images import ImageSet
     from crosstask.executors import Executor
     from crosstask.pipeline import Experiment
 
@@ -28,6 +29,8 @@ ExecutorName = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="How many measure at once; one a processor, or GPU.")]
 Supervised = Annotated[Path | None, typer.Option(help="The classifier's checkpoint; the run folder's own.")]
 Aligned = Annotated[Path | None, typer.Option(help="The aligned checkpoint; the run folder's own.")]
+Constants = Annotated[str, typer.Option("--table", help="cifar, tiny-imagenet or imagenet: whose constants.")]
+Shifts = Annotated[list[str] | None, typer.Option("--shift", help="Your own function, NAME=FILE.py:FUNCTION.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -85,9 +88,19 @@ def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     Console(highlight=False).print(table)
 
 
-def parse_shift(setting: str) -> tuple[str, str]:
-    """Return name and function of `NAME=FILE.py:FUNCTION`."""
-    name, equals, value = setting.partition("=")
-    if not equals:
-        raise ConfigError(f"--shift takes NAME=FILE.py:FUNCTION, got {setting!r}")
-    return name, value
+def register_shifts(settings: list[str] | None) -> None:
+    """Register functions given as `NAME=FILE.py:FUNCTION` as corruptions."""
+    from crosstask.data.corruptions.own import register_from
+
+    for setting in settings or ():
+        name, equals, function = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--shift takes NAME=FILE.py:FUNCTION, got {setting!r}")
+        register_from(name, function)
+
+
+def load_any(data: str, data_dir: Path | None, narrator: ConsoleNarrator) -> ImageSet:
+    """Load a data set by name or path; of what is divided, the split `test`."""
+    from crosstask.data.images import is_divided, load_images
+
+    return load_images(data, split="test" if is_divided(data) else None, data_dir=data_dir, report=narrator.say)

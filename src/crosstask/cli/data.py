@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from crosstask.cli.common import DataDir, Json, parse_shift, print_table
+from crosstask.cli.common import Constants, DataDir, Json, Shifts, load_any, print_table, register_shifts
 from crosstask.console import ConsoleNarrator
 from crosstask.errors import ConfigError
 
@@ -50,25 +50,21 @@ def data_get(
 def data_show(
     data: Annotated[str, typer.Argument(help="A known data set, or a path; of what is divided, the split `test`.")],
     out: Annotated[Path, typer.Option(help="The image to write, .png.")] = Path("corruptions.png"),
-    table: Annotated[str, typer.Option(help="cifar, tiny-imagenet or imagenet: whose constants.")] = "cifar",
+    table: Constants = "cifar",
     index: Annotated[int, typer.Option(min=0, help="Which image.")] = 0,
     seed: Annotated[int, typer.Option(help="Chooses the random numbers.")] = 0,
-    shift: Annotated[list[str] | None, typer.Option(help="Your own function, NAME=FILE.py:FUNCTION.")] = None,
+    shift: Shifts = None,
     data_dir: DataDir = None,
 ) -> None:
     """Draw one image under every corruption at every severity."""
     from crosstask.data.corruptions import available
-    from crosstask.data.corruptions.own import register_from
-    from crosstask.data.images import is_divided, load_images
     from crosstask.data.sheet import contact_sheet
     from crosstask.files import check_writable, written_whole
 
-    for setting in shift or ():
-        register_from(*parse_shift(setting))
+    register_shifts(shift)
     check_writable(out)
     with ConsoleNarrator() as narrator:
-        split = "test" if is_divided(data) else None
-        images = load_images(data, split=split, data_dir=data_dir, report=narrator.say)
+        images = load_any(data, data_dir, narrator)
     if index >= len(images):
         raise ConfigError(f"--index goes from 0 to {len(images) - 1}, got {index}")
     sheet = contact_sheet(images.images, available(), table=table, seed=seed, index=index)

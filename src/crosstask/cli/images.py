@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from crosstask.cli.common import DataDir, Json, parse_shift, print_table
+from crosstask.cli.common import Constants, DataDir, Json, Shifts, load_any, print_table, register_shifts
 from crosstask.console import ConsoleNarrator
 from crosstask.errors import ConfigError
 
@@ -79,11 +79,11 @@ def methods(
 def corrupt(
     data: Annotated[str, typer.Option(help="A known data set, or a path; of what is divided, the split `test`.")],
     out: Annotated[Path, typer.Option(help="The folder to write; a half-written one is completed.")],
-    table: Annotated[str, typer.Option(help="cifar, tiny-imagenet or imagenet: whose constants.")] = "cifar",
+    table: Constants = "cifar",
     severity: Annotated[str, typer.Option(help="One, or a range: 5, 1-5.")] = "1-5",
     corruption: Annotated[list[str] | None, typer.Option(help="Only this one; again for more. All by default.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the random numbers.")] = 0,
-    shift: Annotated[list[str] | None, typer.Option(help="Your own function, NAME=FILE.py:FUNCTION.")] = None,
+    shift: Shifts = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda[:index].")] = "auto",
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -91,17 +91,13 @@ def corrupt(
     """Write corrupted copies of a data set in the layout of CIFAR-10-C, or of Tiny-ImageNet-C."""
     from crosstask import runtime
     from crosstask.data.corruptions import available
-    from crosstask.data.corruptions.own import register_from
-    from crosstask.data.images import is_divided, load_images
     from crosstask.data.writer import Copies, write_copies
 
-    for setting in shift or ():
-        register_from(*parse_shift(setting))
+    register_shifts(shift)
     severities = _severities(severity)
     with ConsoleNarrator() as narrator:
-        split = "test" if is_divided(data) else None
         copies = Copies(
-            images=load_images(data, split=split, data_dir=data_dir, report=narrator.say),
+            images=load_any(data, data_dir, narrator),
             corruptions=tuple(corruption or available()),
             severities=severities,
             table=table,

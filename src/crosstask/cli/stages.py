@@ -69,7 +69,7 @@ def align(
     out: Out = None,
     set_: Sets = None,
     data_dir: DataDir = None,
-    supervised: Annotated[Path | None, typer.Option(help="The classifier's checkpoint; the run folder's own.")] = None,
+    supervised: Supervised = None,
     self_supervised: Annotated[Path | None, typer.Option(help="The twin's checkpoint; the run folder's own.")] = None,
 ) -> None:
     """Stage 2: align the self-supervised encoder with the frozen supervised one, without labels."""
