@@ -269,7 +269,9 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
             ),
         )
     yield "plain online: ptbn", lambda: plain_online("ptbn")
-    for keep, rate in ((0.95, 1e-2), (0.99, 1e-2), (1.0, 3e-3), (1.0, 1e-2)):
+    for keep, rate in (
+        (0.95, 1e-2), (0.99, 1e-2), (1.0, 3e-3), (1.0, 1e-2), (0.95, 2e-2), (0.99, 2e-2), (0.98, 3e-2)
+    ):  # fmt: skip
         yield (
             f"plain online: cta, keep {keep}, rate {rate}",
             lambda k=keep, r=rate: plain_online("cta", keep=k, learning_rate=r),
