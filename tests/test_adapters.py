@@ -238,8 +238,8 @@ def test_the_table_answers_mistakes(tiny):
     ):
         CTA(checkpoint.encoder, checkpoint.task)
     supervised = {"kind": "supervised", "task": None, "task_config": None}
-    with pytest.raises(AdapterError, match="cta needs the checkpoint 'aligned' and this one is supervised"):
-        make_adapter("cta", _changed(checkpoint, **supervised))
+    with pytest.raises(AdapterError, match="ttt needs the checkpoint 'ttt' and this one is supervised"):
+        make_adapter("ttt", _changed(checkpoint, **supervised))
     with pytest.raises(CheckpointError, match="no classifier"):
         make_adapter("source", _changed(checkpoint, head=None))
 

@@ -112,19 +112,32 @@ def plain_nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("steps", "keep"), [(1, 1.0), (3, 1.0), (3, 0.75)])
-def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps, keep, policy):
-    checkpoint, batches = tiny.checkpoint(), (tiny.images(seed=1), tiny.images(seed=2))
+@pytest.mark.parametrize(
+    ("steps", "keep", "aligned"), [(1, 1.0, True), (3, 1.0, True), (3, 0.75, True), (3, 0.75, False)]
+)
+def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps, keep, aligned, policy):
+    checkpoint, batches = tiny.checkpoint(task_config=Task()), (tiny.images(seed=1), tiny.images(seed=2))
     model, task = checkpoint.classifier.train(training), checkpoint.task.train(training)
-    adapter = CTA(model, task, steps=steps, learning_rate=0.05, momentum=0.8, batch_norm=policy, keep=keep, seed=7)
+    adapter = CTA(
+        model,
+        task if aligned else None,
+        steps=steps,
+        learning_rate=0.05,
+        momentum=0.8,
+        batch_norm=policy,
+        keep=keep,
+        seed=7,
+    )
     w, source = weights(model.encoder), weights(model.encoder)
     momentum = dict.fromkeys(w, 0.0)
     for seen, x in enumerate(batches):  # the second batch goes on from the first: online
         for step in range(steps):
             views = task.views(x, runtime.generator(CPU, 7, seen, step))
             g = task.projector
-            hidden = (plain_features(model.encoder, w, views, policy) @ g[0].weight.T + g[0].bias).clamp(min=0)
-            loss = plain_nt_xent(hidden @ g[2].weight.T + g[2].bias, task.temperature)
+            z = plain_features(model.encoder, w, views, policy)
+            if aligned:
+                z = (z @ g[0].weight.T + g[0].bias).clamp(min=0) @ g[2].weight.T + g[2].bias
+            loss = plain_nt_xent(z, task.temperature)
             for name, gradient in zip(w, torch.autograd.grad(loss, list(w.values())), strict=True):
                 momentum[name] = 0.8 * momentum[name] + gradient
                 moved = keep * (w[name] - 0.05 * momentum[name]) + (1 - keep) * source[name]
@@ -406,13 +419,14 @@ def test_the_toy_world_is_learned_and_the_shift_hurts(world):
     assert accuracy(Source(teacher), test, shifted) < 0.5
 
 
-@pytest.mark.parametrize("method", ["ptbn", "tent", "cta"])
+@pytest.mark.parametrize("method", ["ptbn", "tent", "cta", "cta without alignment"])
 def test_adapting_beats_the_model_that_does_not(world, method):
     teacher, aligned, task, test = world
     adapter = {
         "ptbn": lambda: PTBN(teacher),
         "tent": lambda: Tent(teacher, steps=3, learning_rate=5e-3),
         "cta": lambda: CTA(aligned, task, steps=20),
+        "cta without alignment": lambda: CTA(teacher, steps=20),
     }[method]()
     assert accuracy(adapter, test, shifted) > accuracy(Source(teacher), test, shifted) + 0.2
 

@@ -484,7 +484,7 @@ MISTAKES = {
     ),
     "a long name to read": (("adapt", "--model", "n" * 300, "--images", "{own}"), "is no checkpoint"),
     "a column on the wrong model": (
-        ("run", "{recipe}", "--set", "bench.columns.cta.checkpoint=supervised"),
+        ("run", "{recipe}", "--set", "bench.columns.cta.checkpoint=self-supervised"),
         "cta needs the checkpoint 'aligned'",
     ),
     "a wrong adapt argument": (("adapt", "--model", "{model}", "--images", "{own}", "--set", "steps=abc"), "integer"),
@@ -492,7 +492,10 @@ MISTAKES = {
     "no such model": (("adapt", "--model", "/nowhere", "--images", "{own}"), "is no checkpoint"),
     "wrong channels": (("adapt", "--model", "{model}", "--images", "{colour}"), "colour"),
     "wrong size": (("adapt", "--model", "{model}", "--images", "{large}"), "resize"),
-    "cta on a supervised model": (("adapt", "--model", "{supervised}", "--images", "{own}"), "crosstask align"),
+    "ttt on a supervised model": (
+        ("adapt", "--model", "{supervised}", "--images", "{own}", "--method", "ttt"),
+        "crosstask pretrain RECIPE --only ttt",
+    ),
     "read-only place": (("adapt", "--model", "{model}", "--images", "{own}", "--out", "/proc/p.csv"), "cannot write"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -198,6 +199,23 @@ def test_one_or_two_images_are_enough_to_adapt(tiny, name, batch, policy):
     assert adapter(tiny.images(batch)).isfinite().all() and not adapter.descent.refused
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_cta_keeps_the_contract_without_a_task(tiny, norm):
+    model = tiny.classifier(3, norm)
+    check_adapter(lambda: CTA(model, steps=2, learning_rate=1e-3), tiny.images(4, 3), model=model)
+
+
+def test_simclr_without_a_projector_is_kept_in_a_checkpoint_as_such(tiny, tmp_path):
+    made = tiny.checkpoint(task_config=Task(hidden=0))
+    assert not list(made.task.parameters())
+    checkpoints.save(made, tmp_path / "aligned")
+    found = checkpoints.load(tmp_path / "aligned", encoder=tiny.encoder(seed=9), head=tiny.classifier().head)
+    bare = dataclasses.replace(made, kind="supervised", task=None, task_config=None)
+    kept, loaded, alone = (make_adapter("cta", each, steps=2)(tiny.images(4)) for each in (made, found, bare))
+    assert torch.equal(kept, alone)
+    torch.testing.assert_close(kept, loaded)
+
+
 def noise(count: int, channels: int) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, channels, 12, 12), generator=generator, dtype=torch.uint8)
@@ -342,6 +360,7 @@ def test_a_recipe_names_its_task(recipe, tmp_path, name, settings):
             ConfigError,
             "temperature: unknown key. Known here: off_diagonal",
         ),
+        ({"name": "vicreg", "hidden": 0}, ConfigError, "hidden: input should be greater than or equal to 1"),
         ({"name": "rotation", "hidden": 64}, ConfigError, "hidden: unknown key. Known here: none"),
         ({"name": "vicreg", "arguments": {"out": 64}}, ConfigError, "has out among its arguments; it is a setting of"),
     ],

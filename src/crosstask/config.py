@@ -101,8 +101,8 @@ class Task:
     """Which task: `simclr`, `vicreg`, `barlow-twins`, `byol` or `rotation`."""
     temperature: Positive = 0.2
     """Temperature of NT-Xent, for `simclr` alone."""
-    hidden: Count = 512
-    """Width of the projector's hidden layers; `rotation` has no projector."""
+    hidden: Steps = 512
+    """Width of the projector's hidden layers; `rotation` has no projector, and `simclr` none at 0."""
     out: Count = 128
     """Width of the projections."""
     views: Views = Views()

@@ -113,8 +113,8 @@ def _check_reset(bench: Bench, label: str, column: Column) -> None:
         )
 
 
-_STAND_INS = {"cta": ("joint",)}
-"""Checkpoints that a method takes besides its own: CTA without the alignment, on SimCLR beside the classifier."""
+_STAND_INS = {"cta": ("joint", "supervised")}
+"""Checkpoints a method takes besides its own: CTA without alignment, on SimCLR beside the classifier or on neither."""
 
 
 def cells(grid: Grid) -> list[Cell]:

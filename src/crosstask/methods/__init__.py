@@ -85,10 +85,10 @@ class Method:
         return {field.name: field.default for field in dataclasses.fields(self.arguments)}
 
     @property
-    def parts(self) -> list[str]:
-        """What of a checkpoint it is made from: `model`, and `task` or `statistics` where it asks for them."""
+    def parts(self) -> dict[str, bool]:
+        """What of a checkpoint it is made from, `model`, `task` or `statistics`, and whether it must be there."""
         own = inspect.signature(self.adapter).parameters.values()
-        return [parameter.name for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+        return {part.name: part.default is part.empty for part in own if part.kind is not part.KEYWORD_ONLY}
 
 
 NORMS = "scales and shifts of norm layers"
@@ -313,7 +313,8 @@ def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter
 
     Args:
         name: a key of `METHODS`.
-        checkpoint: of the kind the method needs; methods that need a supervised one take any that has a head.
+        checkpoint: of the kind the method needs; methods that need a supervised one take any that has a head, and `cta`
+            takes a supervised one as it is, see `CTA`.
         arguments: the method's own keyword arguments.
 
     Raises:
@@ -322,12 +323,12 @@ def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter
     """
     method = find(name)
     check_arguments(name, arguments)
-    parts: dict[str, Any] = {"statistics": checkpoint.statistics, "task": checkpoint.task}
-    if "task" in method.parts and checkpoint.task is None:
+    if method.parts.get("task") and checkpoint.task is None:
         command = how_to_get(method.needs)
         raise AdapterError(f"{name} needs the checkpoint {method.needs!r} and this one is {checkpoint.kind}; {command}")
+    parts = {"model": checkpoint.classifier, "task": checkpoint.task, "statistics": checkpoint.statistics}
     adapter: Callable[..., Adapter] = method.adapter
-    return adapter(checkpoint.classifier, *(parts[part] for part in method.parts[1:]), **arguments)
+    return adapter(*(parts[part] for part in method.parts), **arguments)
 
 
 def how_to_get(kind: Kind) -> str:

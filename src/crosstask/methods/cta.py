@@ -17,7 +17,8 @@ from crosstask.methods.memory import BalancedMemory
 from crosstask.methods.parts import check_classifier, encoder_names
 from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
-from crosstask.tasks import SelfSupervisedTask
+from crosstask.tasks import SelfSupervisedTask, SimCLR
+from crosstask.views import ViewSampler
 
 
 @final
@@ -37,6 +38,9 @@ class CTA(Adapter):
     Each step ends, as in ROID (Marsden et al. 2024), with `theta <- keep * theta + (1 - keep) * source`: however many
     steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
 
+    A classifier as it is, trained by anyone and aligned with nothing, has no task. Without one (`task=None`) NT-Xent
+    compares the views in the features themselves, with no projector between; all else is as above.
+
     Where batches are small, or hold few classes at a time, the task has too little to compare. With a `memory`, as in
     RoTTA (Yuan et al. 2023), images are kept that are balanced over the classes predicted, and after every `memory` new
     ones a step is taken on what is kept, however they come in batches. That is for streams that are never reset, with
@@ -44,7 +48,7 @@ class CTA(Adapter):
 
     Args:
         model: the aligned encoder with the frozen head.
-        task: the self-supervised task the encoder was aligned with.
+        task: the self-supervised task the encoder was aligned with; None for an encoder that is not aligned.
         steps: updates on each batch; 1 with a memory.
         learning_rate, momentum: of SGD.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
@@ -54,14 +58,14 @@ class CTA(Adapter):
         seed: fixes the views.
 
     Raises:
-        AdapterError: the model is no `Classifier`, the task none, or the encoder has no parameters.
+        AdapterError: the model is no `Classifier`, the task of another kind, or the encoder has no parameters.
         ConfigError: more than one step a batch with a memory.
     """
 
     def __init__(
         self,
         model: Classifier,
-        task: SelfSupervisedTask,
+        task: SelfSupervisedTask | None = None,
         *,
         steps: Steps = 20,
         learning_rate: Positive = 1e-2,
@@ -74,7 +78,9 @@ class CTA(Adapter):
         seed: int = 0,
     ) -> None:
         check_classifier("CTA", model)
-        if not isinstance(task, SelfSupervisedTask):
+        if task is None:
+            task = SimCLR(0, ViewSampler(), hidden=0)
+        elif not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         if memory and steps > 1:
             raise ConfigError(f"with a memory a step is taken after every {memory} images: steps=1, not {steps}")

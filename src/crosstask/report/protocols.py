@@ -101,7 +101,7 @@ def _classes(protocol: Mapping[str, Any]) -> str:
 
 def _start(method: str, model: str) -> str:
     """Say on which model a method stands where that is not the one made for it."""
-    if (method == "cta") == (model == "aligned") or model in ("supervised", method):
+    if model in ("aligned" if method == "cta" else "supervised", method):
         return ""
     return "" if method in ("ttt++", "ttac") and model == "joint" else f"on the {model} model: "
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from crosstask import distributed, losses
-from crosstask.config import Count, Positive
+from crosstask.config import Count, Positive, Steps
 from crosstask.nets.encoders import projection_head
 from crosstask.tasks.base import TwoViewTask
 from crosstask.views import ViewSampler
@@ -15,10 +15,10 @@ class SimCLR(TwoViewTask):
     """Two views of an image attract, views of different images repel (Chen et al. 2020).
 
     Args:
-        feature_dim: D, the width of the encoder's features.
+        feature_dim: D, the width of the encoder's features; any where there is no projector.
         sampler: draws the views.
         temperature: of NT-Xent.
-        hidden, out: widths of the projector.
+        hidden, out: widths of the projector; hidden=0: none, the features themselves are compared.
     """
 
     def __init__(
@@ -27,12 +27,12 @@ class SimCLR(TwoViewTask):
         sampler: ViewSampler,
         *,
         temperature: Positive = 0.2,
-        hidden: Count = 512,
+        hidden: Steps = 512,
         out: Count = 128,
     ) -> None:
         super().__init__(sampler)
         self.temperature = temperature
-        self.projector = projection_head(feature_dim, hidden, out)
+        self.projector = projection_head(feature_dim, hidden, out) if hidden else nn.Identity()
 
     def loss(self, features: Tensor, views: Tensor, encoder: nn.Module) -> Tensor:
         own = self.projector(features)
