@@ -279,10 +279,13 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     yield "plain online, predicted after: cta", lambda: plain_online("cta", "after")
     yield "plain, 20 steps, reset", lambda: accuracy(aligned, "cta", 4992, (20,))
     yield from at_test_time(aligned)
-    for name, task in (("SimCLR's projector", student.task), ("no projector", without_projector())):
+    for name, task in {
+        "SimCLR's projector": student.task,
+        "no projector": without_projector(),
+        "no projector, crops of 0.2 at least": without_projector(crop=(0.2, 1.0)),
+    }.items():
         unaligned = replace(aligned, encoder=teacher.encoder, head=teacher.head, task=task)
         yield f"at test time: the supervised model, {name}", lambda m=unaligned: accuracy(m, "cta", 512, STEPS)
-    yield "at test time: the supervised model without a task", lambda: accuracy(teacher, "cta", 512, STEPS)
 
 
 def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
@@ -313,9 +316,9 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
         yield f"at test time: Adam, rate {rate}", lambda r=rate: with_adam(aligned, r)
 
 
-def without_projector() -> SelfSupervisedTask:
+def without_projector(**views: Any) -> SelfSupervisedTask:
     """Return SimCLR on the features themselves."""
-    return make_task(replace(RECIPE.task, hidden=0), 0)
+    return make_task(replace(RECIPE.task, hidden=0, views=replace(RECIPE.task.views, **views)), 0)
 
 
 def with_adam(aligned: Checkpoint, rate: float) -> Scores:

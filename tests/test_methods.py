@@ -116,7 +116,8 @@ def plain_nt_xent(z: Tensor, temperature: float) -> Tensor:
     ("steps", "keep", "aligned"), [(1, 1.0, True), (3, 1.0, True), (3, 0.75, True), (3, 0.75, False)]
 )
 def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps, keep, aligned, policy):
-    checkpoint, batches = tiny.checkpoint(task_config=Task()), (tiny.images(seed=1), tiny.images(seed=2))
+    checkpoint = tiny.checkpoint(task_config=Task(views=Views(crop=(0.5, 1.0))))
+    batches = tiny.images(seed=1), tiny.images(seed=2)
     model, task = checkpoint.classifier.train(training), checkpoint.task.train(training)
     adapter = CTA(
         model,

@@ -206,7 +206,7 @@ def test_cta_keeps_the_contract_without_a_task(tiny, norm):
 
 
 def test_simclr_without_a_projector_is_kept_in_a_checkpoint_as_such(tiny, tmp_path):
-    made = tiny.checkpoint(task_config=Task(hidden=0))
+    made = tiny.checkpoint(task_config=Task(hidden=0, views=Views(crop=(0.5, 1.0))))
     assert not list(made.task.parameters())
     checkpoints.save(made, tmp_path / "aligned")
     found = checkpoints.load(tmp_path / "aligned", encoder=tiny.encoder(seed=9), head=tiny.classifier().head)

@@ -18,7 +18,7 @@ _FEW = 16
 
 
 def adapt(
-    model: Annotated[Path, typer.Option(help="A checkpoint folder; an aligned one for cta.")],
+    model: Annotated[Path, typer.Option(help="A checkpoint folder; best an aligned one for cta.")],
     images: Annotated[Path, typer.Option(help="A folder of PNG or JPEG files, an .npy/.npz array, or parquet.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")] = Path("predictions.csv"),
     method: Annotated[str, typer.Option(help="See `crosstask methods`.")] = "cta",

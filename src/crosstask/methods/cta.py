@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crosstask import losses
-from crosstask.config import NotNegative, Positive, Share, Steps
+from crosstask.config import NotNegative, Positive, Share, Steps, Views
 from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, learning, set_batch_norm
@@ -39,7 +39,8 @@ class CTA(Adapter):
     steps there are, the encoder stays near its source. The paper has nothing of the kind: `keep=1`.
 
     A classifier as it is, trained by anyone and aligned with nothing, has no task. Without one (`task=None`) NT-Xent
-    compares the views in the features themselves, with no projector between; all else is as above.
+    compares the views in the features themselves, with no projector between, and no crop is of less than half of the
+    image, as the classifier may not know smaller ones; all else is as above.
 
     Where batches are small, or hold few classes at a time, the task has too little to compare. With a `memory`, as in
     RoTTA (Yuan et al. 2023), images are kept that are balanced over the classes predicted, and after every `memory` new
@@ -79,7 +80,7 @@ class CTA(Adapter):
     ) -> None:
         check_classifier("CTA", model)
         if task is None:
-            task = SimCLR(0, ViewSampler(), hidden=0)
+            task = SimCLR(0, ViewSampler(Views(crop=(0.5, 1.0))), hidden=0)
         elif not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         if memory and steps > 1:
