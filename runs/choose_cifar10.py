@@ -276,7 +276,11 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
             f"plain online: cta, keep {keep}, rate {rate}",
             lambda k=keep, r=rate: plain_online("cta", keep=k, learning_rate=r),
         )
-    yield "plain online, predicted after: cta", lambda: plain_online("cta", "after")
+    for first in (1, 10, 20):
+        yield (
+            f"plain online, predicted after: cta, first steps {first}",
+            lambda f=first: plain_online("cta", "after", first_steps=f),
+        )
     yield "plain, 20 steps, reset", lambda: accuracy(aligned, "cta", 4992, (20,))
     yield from at_test_time(aligned)
     for name, task in {

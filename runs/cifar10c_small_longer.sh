@@ -17,12 +17,13 @@ else
   cp -r $results/checkpoints/. $out/checkpoints/
 fi
 plain='source={method="source"},cta={method="cta"},cta-online={method="cta",reset="corruption",arguments={steps=1}}'
+more_first='cta-online-20={method="cta",reset="corruption",arguments={steps=1,first_steps=20}}'
 more='ptbn={method="ptbn"},tent={method="tent"},frozen-aligned={method="source",checkpoint="aligned"}'
 more+=',tent-aligned={method="tent",checkpoint="aligned"},cta-unaligned={method="cta",checkpoint="supervised"}'
 .venv/bin/crosstask bench "${recipe[@]}" --out $out --set "bench.columns={$plain,$more}"
 ln -sfn ../cifar10c-small-60/checkpoints $out-online/checkpoints
 .venv/bin/crosstask bench "${recipe[@]}" --out $out-online --set bench.images=10000 --set 'bench.seeds=[0]' \
-  --set 'bench.curve=[0,20]' --set "bench.columns={$plain}" \
+  --set 'bench.curve=[0,20]' --set "bench.columns={$plain,$more_first}" \
   --set 'bench.corruptions=["clean","gaussian_noise","defocus_blur","fog","contrast","jpeg_compression"]'
 for name in "" -online; do
   .venv/bin/crosstask report $out$name

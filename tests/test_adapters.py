@@ -87,8 +87,12 @@ def test_cta_with_a_memory_keeps_the_contract(tiny, policy, channels):
 
 def test_a_memory_takes_one_step_and_a_place_or_more(tiny):
     checkpoint, _ = made_for(tiny, "cta")
-    with pytest.raises(ConfigError, match="after every 8 images: steps=1, not 20"):
+    with pytest.raises(ConfigError, match="after every 8 images: steps=1 and first_steps=1, not 20 and 1"):
         make_adapter("cta", checkpoint, memory=8)
+    with pytest.raises(ConfigError, match="after every 8 images: steps=1 and first_steps=1, not 1 and 2"):
+        make_adapter("cta", checkpoint, memory=8, steps=1, first_steps=2)
+    with pytest.raises(ConfigError, match="for one step a batch: steps=1, not 20"):
+        make_adapter("cta", checkpoint, first_steps=2)
     with pytest.raises(ConfigError, match="one place or more, got -1"):
         CTA(checkpoint.classifier, checkpoint.task, steps=1, memory=-1)
 

@@ -225,10 +225,8 @@ def test_every_error_survives_the_way_from_a_worker() -> None:
 
 
 def cell(stream: int, passes: int, number: int) -> SimpleNamespace:
-    protocol = SimpleNamespace(n=8, batch_size=4, shift="constant")
-    return SimpleNamespace(
-        stream=stream, passes=passes, corruptions=("fog",), protocol=protocol, keys=(str(number),), label="x", seed=0
-    )
+    about = {"corruptions": ("fog",), "protocol": SimpleNamespace(shift="constant"), "label": "x", "seed": 0}
+    return SimpleNamespace(stream=stream, passes=passes, batches=2, keys=(str(number),), **about)
 
 
 @given(st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), max_size=12), st.integers(1, 9))

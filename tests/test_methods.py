@@ -149,6 +149,25 @@ def test_cta_is_momentum_on_nt_xent_over_the_whole_encoder(tiny, training, steps
         close(adapter.model.get_parameter(f"encoder.{name}"), w[name])
 
 
+def test_the_first_steps_are_more_on_the_first_batch_alone(tiny):
+    """Three updates, then one: as many plain updates with the same views, and the same again after a reset."""
+    checkpoint, batches = tiny.checkpoint(), [tiny.images(seed=seed) for seed in (1, 2)]
+    adapter = CTA(checkpoint.classifier, checkpoint.task, steps=1, first_steps=3, learning_rate=0.05)
+    plain = CTA(checkpoint.classifier, checkpoint.task, steps=1, learning_rate=0.05)
+    generators = [runtime.generator(CPU, 0, seen, 0) for seen in range(2)]
+    for x, generator, updates in zip(batches, generators, (3, 1), strict=True):
+        for _ in range(updates):
+            with torch.enable_grad(), learning(plain):
+                plain.update(x, generator)
+        with torch.no_grad():
+            expected = plain.predict(x)
+        assert torch.equal(adapter(x), expected)
+    adapter.reset()
+    again = adapter(batches[0])
+    once = CTA(checkpoint.classifier, checkpoint.task, steps=1, learning_rate=0.05)
+    assert not torch.equal(again, once(batches[0]))
+
+
 def test_an_episode_of_cta_starts_with_fresh_momentum(tiny):
     checkpoint, x = tiny.checkpoint(), tiny.images()
     adapter = CTA(checkpoint.classifier, checkpoint.task, steps=2)

@@ -168,6 +168,17 @@ def test_every_stream_ends_in_a_record_a_corruption_that_agrees_with_a_recomputa
     assert tent.protocol["sequence"] == (list(SEVERAL) if "shift" in settings else [])
 
 
+@pytest.mark.parametrize(("reset", "updates"), [("batch", 5), ("corruption", 1 + 4 / 3)])
+def test_more_steps_on_the_first_batch_count_once_a_reset(tiny, reset, updates):
+    online = {"method": "cta", "checkpoint": "supervised", "reset": reset, "arguments": {"steps": 1, "first_steps": 5}}
+    columns = {"source": {"method": "source"}, "cta": online}
+    made = grid(tiny, bench(columns=columns, corruptions=("fog",)))  # 10 images in batches of 4
+    _, measured = measure(made, cells(made))
+    assert measured.cell.batches == 3 and measured.cell.passes == pytest.approx(1 + 6 * updates)
+    assert measured.records[0].forwards == pytest.approx(1 + 2 * updates)
+    assert measured.records[0].backwards == pytest.approx(2 * updates)
+
+
 def test_accuracy_over_the_stream_is_that_of_its_parts():
     right = torch.tensor([1, 1, 1, 0, 0, 0, 1], dtype=torch.bool)
     assert metrics.over_stream(right, windows=3) == [1, 0, 0.5]

@@ -53,7 +53,7 @@ class Cell:
     Attributes:
         corruptions: the stream's: one, or all where they come in one stream.
         keys: the content hash of what determines the numbers under each of them.
-        passes: expected work on a batch in forward passes.
+        batches: of the stream.
     """
 
     label: str
@@ -63,7 +63,28 @@ class Cell:
     protocol: Protocol
     checkpoint: Checkpoint
     keys: tuple[str, ...]
-    passes: int
+    batches: int
+
+    @property
+    def updates(self) -> float:
+        """Updates on a batch, in the mean over the stream: `first_steps` come after the start and each reset."""
+        more = int(self.column.arguments.get("first_steps", 1)) - 1
+        return self.protocol.steps + (more if self.protocol.reset == "batch" else more / self.batches)
+
+    @property
+    def forwards(self) -> float:
+        """Passes of an image through the network, its prediction included."""
+        return find(self.column.method).forward * self.updates + 1
+
+    @property
+    def backwards(self) -> float:
+        """Passes of an image back through it."""
+        return find(self.column.method).backward * self.updates
+
+    @property
+    def passes(self) -> float:
+        """Expected work on a batch in forward passes: one back costs two."""
+        return self.forwards + 2 * self.backwards
 
     @property
     def stream(self) -> tuple[int, tuple[str, ...]]:
@@ -125,12 +146,14 @@ def cells(grid: Grid) -> list[Cell]:
     for label, column in grid.bench.columns.items():
         checkpoint = grid.checkpoints[column.checkpoint or find(column.method).needs]
         check_batch_norm(label, column, checkpoint.classifier, checkpoint.encoder_name)
-    return [
-        _cell(grid, label, column, corruptions, seed)
-        for seed in grid.bench.seeds
-        for corruptions in streams(grid.bench)
-        for label, column in grid.bench.columns.items()
-    ]
+    found = []
+    for seed in grid.bench.seeds:
+        for corruptions in streams(grid.bench):
+            stream = build_stream(grid.images, plan(grid.bench, corruptions, seed))
+            batches = -(-len(stream) // stream.batch_size)
+            for label, column in grid.bench.columns.items():
+                found.append(_cell(grid, label, column, corruptions, seed, batches))
+    return found
 
 
 def missing(wanted: list[Cell], path: Path) -> list[Cell]:
@@ -147,8 +170,7 @@ def missing(wanted: list[Cell], path: Path) -> list[Cell]:
 
 def work(cell: Cell) -> int:
     """Return a cell's expected work in forward passes of a batch, to tell the time that is left."""
-    batches = -(-cell.protocol.n * len(cell.corruptions) // cell.protocol.batch_size)
-    return round(batches * cell.passes)
+    return round(cell.batches * cell.passes)
 
 
 def is_shown(grid: Grid, cell: Cell) -> bool:
@@ -191,7 +213,7 @@ def updates(bench: Bench, column: Column) -> int:
     return int(column.arguments.get("steps", usual if bench.steps is None or not usual else bench.steps))
 
 
-def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], seed: int) -> Cell:
+def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], seed: int, batches: int) -> Cell:
     bench, method = grid.bench, find(column.method)
     model = column.checkpoint or method.needs
     steps = updates(bench, column)
@@ -235,5 +257,5 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
         protocol=protocol,
         checkpoint=checkpoint,
         keys=tuple(keys),
-        passes=1 + (method.forward + 2 * method.backward) * steps,
+        batches=batches,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crosstask import losses
-from crosstask.config import NotNegative, Positive, Share, Steps, Views
+from crosstask.config import Count, NotNegative, Positive, Share, Steps, Views
 from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, learning, set_batch_norm
@@ -42,6 +42,9 @@ class CTA(Adapter):
     compares the views in the features themselves, with no projector between, and no crop is of less than half of the
     image, as the classifier may not know smaller ones; all else is as above.
 
+    Online, with one step a batch and no reset, the first batches are predicted before much is learned. With
+    `first_steps=20` the first one is learned from as long as if it stood alone, and the others go on from there.
+
     Where batches are small, or hold few classes at a time, the task has too little to compare. With a `memory`, as in
     RoTTA (Yuan et al. 2023), images are kept that are balanced over the classes predicted, and after every `memory` new
     ones a step is taken on what is kept, however they come in batches. That is for streams that are never reset, with
@@ -51,6 +54,7 @@ class CTA(Adapter):
         model: the aligned encoder with the frozen head.
         task: the self-supervised task the encoder was aligned with; None for an encoder that is not aligned.
         steps: updates on each batch; 1 with a memory.
+        first_steps: with one step a batch, those on the first batch after the start or a reset.
         learning_rate, momentum: of SGD.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`; for the views and for the prediction alike.
         entropy: weight of the predictions' mean entropy as a second loss; costs a pass more.
@@ -60,7 +64,7 @@ class CTA(Adapter):
 
     Raises:
         AdapterError: the model is no `Classifier`, the task of another kind, or the encoder has no parameters.
-        ConfigError: more than one step a batch with a memory.
+        ConfigError: `steps`, `first_steps` and `memory` do not go together.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class CTA(Adapter):
         task: SelfSupervisedTask | None = None,
         *,
         steps: Steps = 20,
+        first_steps: Count = 1,
         learning_rate: Positive = 1e-2,
         momentum: Share = 0.9,
         batch_norm: Policy = "batch",
@@ -83,10 +88,15 @@ class CTA(Adapter):
             task = SimCLR(0, ViewSampler(Views(crop=(0.5, 1.0))), hidden=0)
         elif not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
-        if memory and steps > 1:
-            raise ConfigError(f"with a memory a step is taken after every {memory} images: steps=1, not {steps}")
+        if memory and (steps > 1 or first_steps > 1):
+            raise ConfigError(
+                f"with a memory a step is taken after every {memory} images: steps=1 and first_steps=1, "
+                f"not {steps} and {first_steps}"
+            )
+        if first_steps > 1 and steps != 1:
+            raise ConfigError(f"first_steps is for one step a batch: steps=1, not {steps}")
         super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
-        self.entropy, self.keep = entropy, keep
+        self.entropy, self.keep, self.first_steps = entropy, keep, first_steps
         self.memory = BalancedMemory(memory) if memory else None
         self.task = copy.deepcopy(task).requires_grad_(False)
         set_batch_norm(self.task, batch_norm, batch_share)
@@ -95,15 +105,16 @@ class CTA(Adapter):
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
         if self.memory is None:
-            self._learn(x, generator)
+            for _ in range(1 if self.batches_seen else self.first_steps):
+                self._learn(x, generator)
             return
         with torch.no_grad(), learning(self, under_way=False):
             logits = self.model(x)
         for images, _ in self.memory.offer(x, logits, self.memory.capacity):
-            torch.clear_autocast_cache()  # it has the weights as they were before the last step
             self._learn(images, generator)
 
     def _learn(self, x: Tensor, generator: torch.Generator) -> None:
+        torch.clear_autocast_cache()  # it has the weights as they were before the last step
         loss = self.task(self.model.get_submodule("encoder"), x, generator)
         if self.entropy:
             loss = loss + self.entropy * losses.entropy(self.model(x))
