@@ -30,6 +30,10 @@ network = nn.Sequential(
 # 1. Encoder and head. Its input is float [B, C, H, W] in [0, 1]: normalise inside the network.
 classifier = crosstask.split(network, images.images[:2] / 255)
 
+# It can adapt as it is, without any training; what follows makes it a better one.
+shifted = crosstask.corrupt(images.images[:64], "fog", 5, seed=0) / 255
+print("logits, not aligned", tuple(crosstask.CTA(classifier, steps=5)(shifted).shape))
+
 # 2. A twin of the encoder learns the self-supervised task, then the classifier's features. No label anywhere.
 settings = crosstask.Task(hidden=64, out=32)
 encoder, task = copy.deepcopy(classifier.encoder), crosstask.make_task(settings, feature_dim=16)
@@ -39,7 +43,6 @@ crosstask.align(encoder, task, classifier, images, crosstask.Align(epochs=2), ru
 
 # 3. Adapt to a shifted batch.
 aligned = crosstask.Classifier(encoder, classifier.head)
-shifted = crosstask.corrupt(images.images[:64], "fog", 5, seed=0) / 255
 print("logits", tuple(crosstask.CTA(aligned, task, steps=5)(shifted).shape))
 
 # 4. Keep it. What is not one of crosstask's own architectures is handed to `load` to be filled.
