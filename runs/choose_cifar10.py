@@ -227,6 +227,8 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     fresh = make_task(RECIPE.task, len(student.statistics["mean"]))
     initialise(fresh, torch.Generator().manual_seed(0))
     yield "a new projector", lambda: cta(align("new-projector", replace(student, task=fresh)))
+    bare = replace(student, task=without_projector(), task_config=replace(RECIPE.task, hidden=0))
+    yield "no projector", lambda: cta(align("no-projector", bare))
     yield "the student starts as itself", lambda: cta(align("own-start", student, start="self-supervised"))
     variations: dict[str, tuple[float, ...]] = {
         "contrastive": (0.0,), "distillation": (0.0, 0.5, 8.0), "self_supervised": (0.0, 0.1, 1.0),
