@@ -289,9 +289,16 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         "SimCLR's projector": student.task,
         "no projector": without_projector(),
         "no projector, crops of 0.2 at least": without_projector(crop=(0.2, 1.0)),
+        "no projector, temperature 0.1": without_projector(temperature=0.1),
+        "no projector, temperature 0.5": without_projector(temperature=0.5),
     }.items():
         unaligned = replace(aligned, encoder=teacher.encoder, head=teacher.head, task=task)
         yield f"at test time: the supervised model, {name}", lambda m=unaligned: accuracy(m, "cta", 512, STEPS)
+    for rate in (2e-2, 3e-2):
+        yield (
+            f"at test time: the supervised model, no projector, rate {rate}",
+            lambda r=rate: accuracy(teacher, "cta", 512, STEPS, learning_rate=r),
+        )
 
 
 def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
@@ -322,9 +329,10 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
         yield f"at test time: Adam, rate {rate}", lambda r=rate: with_adam(aligned, r)
 
 
-def without_projector(**views: Any) -> SelfSupervisedTask:
+def without_projector(temperature: float = RECIPE.task.temperature, **views: Any) -> SelfSupervisedTask:
     """Return SimCLR on the features themselves."""
-    return make_task(replace(RECIPE.task, hidden=0, views=replace(RECIPE.task.views, **views)), 0)
+    seen = replace(RECIPE.task.views, **views)
+    return make_task(replace(RECIPE.task, hidden=0, temperature=temperature, views=seen), 0)
 
 
 def with_adam(aligned: Checkpoint, rate: float) -> Scores:
