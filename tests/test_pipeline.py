@@ -368,12 +368,13 @@ def test_alignment_takes_a_folder_of_images_without_labels(finished: Path, recip
     assert weights(tmp_path / "run")["aligned"] == weights(finished)["aligned"], "the labels made a difference"
 
 
-def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["aligned", "supervised"])
+def test_adapt_writes_predictions_in_input_order(finished: Path, tmp_path: Path, kind: str) -> None:
     stripes(tmp_path / "own.npz", 40, 2)
     images = np.load(tmp_path / "own.npz")["images"]
     np.save(tmp_path / "own.npy", images)
     out = tmp_path / "predictions.csv"
-    model = finished / "checkpoints" / "aligned"
+    model = finished / "checkpoints" / kind
     done = crosstask("adapt", "--model", model, "--images", tmp_path / "own.npy", "--out", out, "--json")
     assert json.loads(done.stdout)["images"] == 40
     rows = list(csv.DictReader(out.read_text().splitlines()))
@@ -429,11 +430,12 @@ def test_the_readme_works_as_written(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "my-images").mkdir()
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (5, 16, 16), dtype=np.uint8)):
         Image.fromarray(pixels).save(tmp_path / "my-images" / f"{number}.png")
-    along_a_stream, python = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    shape = "print(tuple(logits.shape))\n"
-    (tmp_path / "example.py").write_text(python + shape + "stream = images.split(2)\n" + along_a_stream + shape)
+    along_a_stream, python, as_it_is = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    stream, shape = "stream = images.split(2)\n", "print(tuple(logits.shape))\n"
+    network = "import torch\nnetwork = torch.nn.Sequential(model.classifier.encoder, model.classifier.head)\n"
+    (tmp_path / "example.py").write_text(python + shape + stream + along_a_stream + shape + network + as_it_is + shape)
     example = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert example.stdout.splitlines() == ["(5, 3)", "(1, 3)"], example.stderr
+    assert example.stdout.splitlines() == ["(5, 3)", "(1, 3)", "(5, 3)"], example.stderr
     (command,) = re.findall(r"^crosstask (adapt .*)$", readme, re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", "crosstask", *shlex.split(command)], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
