@@ -66,7 +66,7 @@ def of_mixes(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Tenso
     return TwoViewTask.view_pairs(task, mixed, generator)
 
 
-def with_lengths(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def with_lengths(student: Tensor, teacher: Tensor, temperature: float, _: Tensor | None) -> Tensor:
     """Add the mean squared error of the features to the contrastive loss."""
     return contrastive(student, teacher, temperature) + F.mse_loss(student.float(), teacher.float())
 
@@ -90,7 +90,7 @@ class Queue:
     def __init__(self) -> None:
         self.seen: deque[Tensor] = deque(maxlen=9)
 
-    def __call__(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def __call__(self, student: Tensor, teacher: Tensor, temperature: float, _: Tensor | None) -> Tensor:
         own, true = F.normalize(student.float(), dim=1), F.normalize(teacher.float(), dim=1)
         others = list(self.seen)[:-2]  # not of these very images
         self.seen.append(true)
