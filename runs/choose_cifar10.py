@@ -8,7 +8,8 @@ The committed encoders are aligned anew for two epochs on the 45,000 images they
 number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin with "online"
 take the run's own models along streams, never reset, one step a batch after its prediction: each corruption apart, and
 classes in clumps. "plain online" is longer, 4,992 images of each corruption apart. "at test time" varies the updates on
-the run's own aligned model, on 512 images.
+the run's own aligned model, on 512 images. "batches of" takes smaller batches, each alone, 256 images with updates and
+512 without.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import checkpoint, losses, pipeline, runtime
@@ -37,8 +38,10 @@ from crosstask.data.severities import CLEAN, HELD_OUT
 from crosstask.data.streams import StreamPlan, build_stream, draw_stream
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import initialise
+from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
 from crosstask.tasks.base import TwoViewTask
+from crosstask.train import align as alignment
 from crosstask.train.loop import Run, fit
 from crosstask.train.statistics import refit_batch_norm
 from crosstask.views import ViewSampler
@@ -100,6 +103,29 @@ class Queue:
         return (F.cross_entropy(queued, diagonal) + F.cross_entropy(back, diagonal)) / 2
 
 
+class DirectionHead(nn.Module):
+    """A head that reads the directions of features alone: they get one length, the mean of the teacher's."""
+
+    def __init__(self, head: nn.Module, length: float) -> None:
+        super().__init__()
+        self.head, self.length = head, length
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [B, D] to logits [B, K]."""
+        return self.head(self.length * F.normalize(features, dim=1))
+
+
+def by_direction(teacher: Checkpoint, student: Checkpoint) -> Scores:
+    """Align under a head that reads directions alone, which is all that the contrastive loss compares; measure."""
+    with torch.no_grad():
+        length = teacher.encoder.eval()(validation.images[:512] / 255).norm(dim=1).mean().item()
+    head = DirectionHead(teacher.head, length)
+    model = copy.deepcopy(replace(student, kind="aligned", head=head))
+    run = Run(seed=RECIPE.seed, device=CPU)
+    alignment.align(model.encoder, model.task, Classifier(teacher.encoder, head), training, RECIPE.align, run)
+    return cta(model)
+
+
 def with_labels(teacher: Checkpoint, student: Checkpoint) -> Checkpoint:
     """Return the supervised model trained on as long as the student is, on the same views, labels for a teacher."""
     model, task = copy.deepcopy(teacher), student.task
@@ -133,15 +159,17 @@ def seeing(model: Checkpoint, **views: Any) -> Checkpoint:
     return replace(model, task=task, task_config=config)
 
 
-def accuracy(model: Checkpoint, method: str, count: int, steps: tuple[int, ...], **arguments: object) -> Scores:
-    """Return the accuracy by stream and number of updates, reset after each batch of 128."""
+def accuracy(
+    model: Checkpoint, method: str, count: int, steps: tuple[int, ...], batch_size: int = 128, **arguments: object
+) -> Scores:
+    """Return the accuracy by stream and number of updates, reset after each batch."""
     protocol = Protocol(
-        model=model.kind, reset="batch", batch_size=128, n=count, steps=steps[-1], curve=steps,
+        model=model.kind, reset="batch", batch_size=batch_size, n=count, steps=steps[-1], curve=steps,
         precision=runtime.resolve_precision(CPU, "auto"),
     )  # fmt: skip
     adapter, scores = make_adapter(method, model, **arguments), {}
     for corruption in (CLEAN, *HELD_OUT):
-        stream = draw_stream(validation, corruption, 5, count=count, batch_size=128, seed=0)
+        stream = draw_stream(validation, corruption, 5, count=count, batch_size=batch_size, seed=0)
         logits = predict(adapter, stream, protocol, CPU).logits
         scores[corruption] = {step: metrics.accuracy(logits[step], stream.labels) for step in steps}
     return scores
@@ -213,6 +241,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
         yield f"the teacher sees {name}", lambda n=name, v=views: patched(SimCLR, "view_pairs", v, n, student)
     yield "features' squared error too", lambda: patched(losses, "alignment", with_lengths, "lengths", student)
+    yield "a head that reads directions alone", lambda: by_direction(teacher, student)
     yield (
         "amplitudes of other images",
         lambda: patched(ViewSampler, "photometric", with_amplitudes, "amplitudes", student),
@@ -285,6 +314,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         )
     yield "plain, 20 steps, reset", lambda: accuracy(aligned, "cta", 4992, (20,))
     yield from at_test_time(aligned)
+    yield from in_small_batches(aligned)
     for name, task in {
         "SimCLR's projector": student.task,
         "no projector": without_projector(),
@@ -299,6 +329,23 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
             f"at test time: the supervised model, no projector, rate {rate}",
             lambda r=rate: accuracy(teacher, "cta", 512, STEPS, learning_rate=r),
         )
+
+
+def in_small_batches(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
+    """Yield a size of batch and a policy of batch norm a row, each batch alone."""
+    for size in (1, 4, 16, 64, 128):
+        for policy in ("source", "mixed 0.05", "mixed 0.1", "mixed 0.2", "mixed 0.5", "mixed 0.8", "batch"):
+            yield (
+                f"batches of {size}: aligned, {policy}",
+                lambda s=size, p=policy: accuracy(aligned, "ptbn", 512, (0,), s, **statistics(p)),
+            )
+            for rate in (1e-3, 1e-2):
+                yield (
+                    f"batches of {size}: cta, rate {rate}, {policy}",
+                    lambda s=size, p=policy, r=rate: accuracy(
+                        aligned, "cta", 256, STEPS, s, learning_rate=r, **statistics(p)
+                    ),
+                )
 
 
 def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
