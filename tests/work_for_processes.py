@@ -117,3 +117,5 @@ LOSSES = {
 if __name__ == "__main__":
     with distributed.together():
         {"train": train, "kill": train_and_be_killed, "compare": compare}[sys.argv[1]](Path(sys.argv[2]))
+    threads = [(thread / "comm").read_text() for thread in Path("/proc/self/task").glob("*")]
+    assert not any("gloo" in name for name in threads), "the group's threads are still there, and may abort the process"

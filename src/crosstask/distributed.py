@@ -8,6 +8,7 @@ is so outside of a training step too, so that adaptation sees its own batch, who
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -49,6 +50,9 @@ def together() -> Iterator[None]:
         if place >= gpus:
             raise ConfigError(f"expected a GPU for each process of this machine, and there are {gpus}: start so many")
         torch.cuda.set_device(place)
+    # `DistributedDataParallel` imports this, and its functions' default arguments would keep the group, whose threads then
+    # outlive `destroy_process_group` and now and then abort the process as it exits.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     yield
     dist.destroy_process_group()
