@@ -11,7 +11,7 @@ columns='source={method="source"},tent={method="tent",arguments={steps=20}},cta=
 measure() {
   out=out/fashion-mnist-$1
   .venv/bin/crosstask run fashion-mnist --out "$out" --set "name=\"fashion-mnist-$1\"" --set data.validation=5000 \
-    --set align.start=supervised --set 'task.views.crop=[0.5,1.0]' --set "bench.columns={$columns}" \
+    --set "bench.columns={$columns}" \
     --set bench.images=256 --set 'bench.corruptions=["clean","gaussian_noise","fog","contrast","pixelate"]' \
     --set 'tune.steps=[20]' --set 'tune.factors=[0.03,0.1,0.3,1.0,3.0]' "${@:2}"
   mkdir -p "results/fashion-mnist-$1"

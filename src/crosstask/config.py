@@ -71,8 +71,9 @@ class Data:
 class Views:
     """The random views of a self-supervised task (Chen et al. 2020, app. A)."""
 
-    crop: Areas = (0.2, 1.0)
-    """Smallest and largest share of the image's area that a crop keeps; its aspect ratio lies in [3/4, 4/3]."""
+    crop: Areas = (0.5, 1.0)
+    """Smallest and largest share of the image's area that a crop keeps; its aspect ratio lies in [3/4, 4/3]. A smaller
+    piece than the supervised stage has shown is one that the teacher knows little about."""
     flip: Share = 0.5
     """Probability of a horizontal flip."""
     jitter: Share = 0.8
@@ -147,7 +148,7 @@ class Optimisation:
 class Supervised(Optimisation):
     """Stage 1a: cross-entropy with random resized crops and flips."""
 
-    crop: Areas = (0.2, 1.0)
+    crop: Areas = (0.5, 1.0)
     """Smallest and largest share of the image's area that a crop keeps."""
 
 

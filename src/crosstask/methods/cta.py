@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crosstask import losses
-from crosstask.config import Count, NotNegative, Positive, Share, Steps, Views
+from crosstask.config import Count, NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.adapter import Adapter
 from crosstask.methods.batchnorm import Policy, learning, set_batch_norm
@@ -86,7 +86,7 @@ class CTA(Adapter):
     ) -> None:
         check_classifier("CTA", model)
         if task is None:
-            task = SimCLR(0, ViewSampler(Views(crop=(0.5, 1.0))), hidden=0)
+            task = SimCLR(0, ViewSampler(), hidden=0)
         elif not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
         if memory and (steps > 1 or first_steps > 1):
