@@ -50,8 +50,8 @@ def together() -> Iterator[None]:
         if place >= gpus:
             raise ConfigError(f"expected a GPU for each process of this machine, and there are {gpus}: start so many")
         torch.cuda.set_device(place)
-    # `DistributedDataParallel` imports this, and its functions' default arguments would keep the group, whose threads then
-    # outlive `destroy_process_group` and now and then abort the process as it exits.
+    # `DistributedDataParallel` imports this, and its functions' default arguments would keep the group, whose threads
+    # then outlive `destroy_process_group` and now and then abort the process as it exits.
     importlib.import_module("torch.distributed.nn")
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     yield
