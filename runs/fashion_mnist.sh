@@ -18,7 +18,7 @@ from=(--supervised $demo/checkpoints/supervised --aligned $demo/checkpoints/alig
   --set 'bench.columns={source={method="source"},ptbn={method="ptbn"},tent-online={method="tent",reset="corruption",arguments={steps=1,learning_rate=3e-4}}}'
 .venv/bin/crosstask report out/fashion-mnist-online
 .venv/bin/crosstask bench fashion-mnist "${from[@]}" --out out/fashion-mnist-100-steps \
-  --set 'bench.columns.cta={method="cta",arguments={steps=100,keep=1.0}}' --set 'bench.curve=[0,1,3,5,10,20,50,100]'
+  --set 'bench.columns.cta={method="cta",arguments={steps=100}}' --set 'bench.curve=[0,1,3,5,10,20,50,100]'
 .venv/bin/crosstask report out/fashion-mnist-100-steps
 for name in table online 100-steps; do
   mkdir -p results/fashion-mnist-$name
