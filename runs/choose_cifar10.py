@@ -334,7 +334,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
 def in_small_batches(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores]]]:
     """Yield a size of batch and a policy of batch norm a row, each batch alone."""
     for size in (1, 4, 16, 64, 128):
-        for policy in ("source", "mixed 0.05", "mixed 0.1", "mixed 0.2", "mixed 0.5", "mixed 0.8", "batch"):
+        for policy in ("source", "mixed 0.05", "mixed 0.1", "mixed 0.2", "mixed 0.5", "mixed 0.8", "prior", "batch"):
             yield (
                 f"batches of {size}: aligned, {policy}",
                 lambda s=size, p=policy: accuracy(aligned, "ptbn", 512, (0,), s, **statistics(p)),

@@ -70,7 +70,7 @@ def test_every_method_keeps_the_contract(tiny, method, net):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["source", "mixed", "ema", "robust"])
+@pytest.mark.parametrize("policy", ["source", "mixed", "prior", "ema", "robust"])
 @pytest.mark.parametrize("method", [name for name in METHODS if "batch_norm" in METHODS[name].defaults])
 def test_every_policy_keeps_the_contract(tiny, method, policy):
     checkpoint, caller = made_for(tiny, method)
@@ -259,8 +259,8 @@ def test_the_table_answers_mistakes(tiny):
         ("learning_rate", 0.0, "greater than 0"),
         ("learning_rate", float("nan"), "finite number"),
         ("momentum", -1, "greater than or equal to 0"),
-        ("batch_norm", "bacth", "'source', 'batch', 'mixed', 'ema' or 'robust'"),
-        ("batch_norm", 3, "'source', 'batch', 'mixed', 'ema' or 'robust'"),
+        ("batch_norm", "bacth", "'source', 'batch', 'mixed', 'prior', 'ema' or 'robust'"),
+        ("batch_norm", 3, "'source', 'batch', 'mixed', 'prior', 'ema' or 'robust'"),
         ("batch_share", 1.5, "less than or equal to 1"),
         ("seed", "x", "valid integer"),
     ],

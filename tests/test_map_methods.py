@@ -258,7 +258,7 @@ def test_every_method_keeps_the_contract(tiny, name, net):
     check_adapter(lambda: ADAPTERS[name](model, task, steps=2), tiny.images(channels=channels), model=model)
 
 
-@pytest.mark.parametrize("policy", ["source", "batch", "mixed", "ema", "robust"])
+@pytest.mark.parametrize("policy", ["source", "batch", "mixed", "prior", "ema", "robust"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_policy_keeps_the_contract(tiny, name, policy):
     model = tiny.classifier(classes=2)

@@ -23,7 +23,7 @@ from crosstask.train.align import align
 from crosstask.train.loop import Run
 from crosstask.train.pretrain import pretrain_self_supervised, pretrain_supervised
 
-POLICIES = ("source", "batch", "mixed")
+POLICIES = ("source", "batch", "mixed", "prior")
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def normed(x: Tensor, layer: nn.Module, weight: Tensor, bias: Tensor, policy: st
     """Batch norm from its formula (Ioffe & Szegedy 2015, alg. 1), with the statistics of the policy."""
     mean = x.sum(dim=(0, 2, 3)) / (x.numel() / x.shape[1])
     var = ((x - mean.view(1, -1, 1, 1)) ** 2).sum(dim=(0, 2, 3)) / (x.numel() / x.shape[1])
-    share = {"source": 0.0, "batch": 1.0, "mixed": share}[policy]
+    share = {"source": 0.0, "batch": 1.0, "mixed": share, "prior": len(x) / (len(x) + 16)}[policy]
     mean = (1 - share) * layer.running_mean + share * mean
     var = (1 - share) * layer.running_var + share * var
     flat = (x - mean.view(1, -1, 1, 1)) / torch.sqrt(var.view(1, -1, 1, 1) + layer.eps)
@@ -291,7 +291,7 @@ def test_layers_without_a_shift_or_without_running_statistics():
         set_batch_norm(model, policy, 0.5)
         assert model(x).isfinite().all()
     model = nn.Sequential(nn.BatchNorm2d(4, track_running_stats=False))
-    for policy in ("source", "mixed"):
+    for policy in ("source", "mixed", "prior"):
         with pytest.raises(AdapterError, match=f"policy '{policy}' needs running statistics .* use 'batch'"):
             set_batch_norm(model, policy)
     expected = model(x)

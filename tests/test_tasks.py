@@ -146,7 +146,7 @@ def test_the_target_of_byol_is_a_moving_average_in_train_mode_alone(tiny):
     assert same(task.state_dict(), kept) and any(name.startswith("target") for name in kept)
 
 
-@pytest.mark.parametrize("policy", ["batch", "source", "mixed", "ema", "robust"])
+@pytest.mark.parametrize("policy", ["batch", "source", "mixed", "prior", "ema", "robust"])
 def test_at_test_time_the_target_of_byol_keeps_its_weights(tiny, policy):
     checkpoint, x = tiny.checkpoint(task_config=CONFIGS["byol"]), tiny.images()
     before = copy.deepcopy(checkpoint.task.state_dict())
@@ -156,7 +156,7 @@ def test_at_test_time_the_target_of_byol_keeps_its_weights(tiny, policy):
     weights = len(parameters(checkpoint.encoder, checkpoint.task.projector))
     for index in range(weights):
         assert torch.equal(adapter.task.target.get_buffer(f"value{index}"), before[f"target.value{index}"])
-    if policy in ("batch", "source", "mixed"):
+    if policy in ("batch", "source", "mixed", "prior"):
         assert same(adapter.task.state_dict(), source)
     adapter.reset()
     assert same(adapter.task.state_dict(), source) and same(checkpoint.task.state_dict(), before)

@@ -49,7 +49,7 @@ def adapt(
     policy = arguments.get("batch_norm", find(method).defaults.get("batch_norm"))
     if policy == "batch" and min(batch_size, len(predictions)) < _FEW:
         print(
-            f"crosstask: the statistics of fewer than {_FEW} images mislead; try --set batch_norm=source, or a larger "
+            f"crosstask: the statistics of fewer than {_FEW} images mislead; try --set batch_norm=prior, or a larger "
             "--batch-size where there are more images",
             file=sys.stderr,
         )

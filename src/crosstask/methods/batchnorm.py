@@ -5,12 +5,13 @@
 | `source` | the running averages of source training                 | eval mode               |
 | `batch`  | those of the current batch                              | PTBN, BN-1, train mode  |
 | `mixed`  | `(1 - share)` of the source's and `share` of the batch's | BN-alpha                |
+| `prior`  | the same; of B images the share is `B / (B + 16)`       | Schneider et al. 2020   |
 | `ema`    | those of the batch in an update, running averages else  | BN-EMA, the ETS papers  |
 | `robust` | the running averages, moved first in an update          | RoTTA's RobustBN        |
 
-The first three never move the running averages; in an update, and only there, the last two move them by `share` of the
-way to the batch's, the variance without Bessel's correction. A single value a channel (one image, one pixel) has no
-variance: there all but `mixed` and `robust` take the running averages.
+The last two, and they alone, move the running averages, in an update, by `share` of the way to the batch's, the
+variance without Bessel's correction. A single value a channel (one image, one pixel) has no variance: there `batch` and
+`ema` take the running averages. `prior` is for batches of any size: the source counts as much as 16 images.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstask.errors import AdapterError, ConfigError, UnknownName
 
-Policy = Literal["source", "batch", "mixed", "ema", "robust"]
+Policy = Literal["source", "batch", "mixed", "prior", "ema", "robust"]
+
+_SOURCE_IMAGES = 16
+"""The source's pseudo sample size (N in Schneider et al. 2020); chosen on held-out corruptions in docs/log.md."""
 
 
 class PolicyBatchNorm(nn.Module):
@@ -55,7 +59,7 @@ class PolicyBatchNorm(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.policy == "mixed" or (self.policy == "robust" and self.learning):
+        if self.policy in ("mixed", "prior") or (self.policy == "robust" and self.learning):
             return self._mixed(x)
         single = x.numel() == x.shape[1] and self.running_mean is not None
         if single or self.policy in ("source", "robust") or (self.policy == "ema" and not self.learning):
@@ -70,7 +74,8 @@ class PolicyBatchNorm(nn.Module):
         before = self.running_mean.float().clone(), self.running_var.float().clone()
         if self.policy == "robust":
             self._move(mean.detach(), var.detach())
-        mean, var = (torch.lerp(old, new, self.share) for old, new in zip(before, (mean, var), strict=True))
+        share = len(x) / (len(x) + _SOURCE_IMAGES) if self.policy == "prior" else self.share
+        mean, var = (torch.lerp(old, new, share) for old, new in zip(before, (mean, var), strict=True))
         scale = torch.rsqrt(var + self.eps) * (1 if self.weight is None else self.weight)
         shift = (0 if self.bias is None else self.bias) - mean * scale
         shape = [1, -1] + [1] * (x.ndim - 2)

@@ -17,14 +17,15 @@ from crosstask.methods.batchnorm import Policy
 class PTBN(Adapter):
     """The supervised model with the batch's own statistics in its batch-norm layers (Nado et al. 2020).
 
-    Also known as Norm and BN-1; with `batch_norm="mixed"` as BN-alpha (Schneider et al. 2020), and with
-    `batch_norm="ema", steps=1` as BN-EMA: the running averages step towards the batch's statistics and then predict.
-    No parameter moves, and there is no loss.
+    Also known as Norm and BN-1; with `batch_norm="mixed"` as BN-alpha; with `"prior"` as in Schneider et al. 2020, for
+    batches of any size; with `batch_norm="ema", steps=1` as BN-EMA: the running averages step towards the batch's
+    statistics and then predict. No parameter moves, and there is no loss.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K], with batch-norm layers inside.
         steps: of the running averages on each batch; only `ema` and `robust` take any.
-        batch_norm: `batch`, `mixed` with the source's statistics, or `ema`.
+        batch_norm: `batch`, `mixed` or `prior` with the source's statistics, or `ema`; see
+            `crosstask.methods.batchnorm`.
         batch_share: the batch's share under `mixed`, and the length of a step of the averages.
 
     Raises:
