@@ -107,16 +107,11 @@ def _small_change(x: Tensor, generator: torch.Generator) -> Tensor:
     level, sign = torch.rand(2, len(x), generator=generator, device=x.device)
     level, sign = 0.1 + 0.9 * level, torch.where(sign < 0.5, -1.0, 1.0)
     pixels = (255 * x).round()
-    threshold = (256 - (25.6 * level).floor()).view(-1, 1, 1, 1)
-    toned = [
-        _autocontrast(pixels),
-        _equalized(pixels),
-        torch.where(pixels < threshold, pixels, 255 - pixels),
-        (pixels / 16).floor() * 16,
-    ]
-    out = _warped(pixels, choice, level, sign)
-    for index, changed in enumerate(toned):
-        out = torch.where((choice == index).view(-1, 1, 1, 1), changed, out)
+    out = torch.empty_like(pixels)
+    for index, change in enumerate((_autocontrast, _equalized, _solarized, _posterized, _warped)):
+        rows = (choice.clamp(max=4) == index).nonzero().flatten()
+        if len(rows):
+            out[rows] = change(pixels[rows], choice[rows], level[rows], sign[rows])
     return out / 255
 
 
@@ -131,8 +126,7 @@ def _warped(pixels: Tensor, choice: Tensor, level: Tensor, sign: Tensor) -> Tens
     shift_y = torch.where(choice == 8, (level * height / 30).floor() * sign * 2 / height, zero)
     turn = [one * angle.cos(), shear_x - angle.sin(), shift_x, shear_y + angle.sin(), one * angle.cos(), shift_y]
     matrix = torch.stack(turn, dim=1).view(-1, 2, 3)
-    moved = _resampled(pixels, matrix, "zeros").round()
-    return torch.where((choice >= 4).view(-1, 1, 1, 1), moved, pixels)
+    return _resampled(pixels, matrix, "zeros").round()
 
 
 def _resampled(x: Tensor, matrix: Tensor, padding: str) -> Tensor:
@@ -142,14 +136,25 @@ def _resampled(x: Tensor, matrix: Tensor, padding: str) -> Tensor:
         return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def _autocontrast(pixels: Tensor) -> Tensor:
+def _solarized(pixels: Tensor, choice: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Invert what is bright; the higher the level, the more is."""
+    threshold = (256 - (25.6 * level).floor()).view(-1, 1, 1, 1)
+    return torch.where(pixels < threshold, pixels, 255 - pixels)
+
+
+def _posterized(pixels: Tensor, *_: Tensor) -> Tensor:
+    """Keep four bits."""
+    return (pixels / 16).floor() * 16
+
+
+def _autocontrast(pixels: Tensor, *_: Tensor) -> Tensor:
     """Stretch each channel to 0..255; a flat one stays."""
     low, high = pixels.amin(dim=(2, 3), keepdim=True), pixels.amax(dim=(2, 3), keepdim=True)
     stretched = ((pixels - low) * (255 / (high - low).clamp(min=1))).floor().clamp(0, 255)
     return torch.where(high > low, stretched, pixels)
 
 
-def _equalized(pixels: Tensor) -> Tensor:
+def _equalized(pixels: Tensor, *_: Tensor) -> Tensor:
     """Flatten the histogram of each channel, as Pillow's ImageOps.equalize does."""
     values = pixels.nan_to_num(0).clamp(0, 255).long().flatten(2)
     histogram = torch.zeros(*values.shape[:2], 256, dtype=torch.long, device=pixels.device)
