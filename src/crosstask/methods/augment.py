@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ def _small_change(x: Tensor, generator: torch.Generator) -> Tensor:
     level, sign = 0.1 + 0.9 * level, torch.where(sign < 0.5, -1.0, 1.0)
     pixels = (255 * x).round()
     out = torch.empty_like(pixels)
-    for index, change in enumerate((_autocontrast, _equalized, _solarized, _posterized, _warped)):
+    for index, change in enumerate(_SMALL_CHANGES):
         rows = (choice.clamp(max=4) == index).nonzero().flatten()
         if len(rows):
             out[rows] = change(pixels[rows], choice[rows], level[rows], sign[rows])
@@ -166,3 +167,7 @@ def _equalized(pixels: Tensor, *_: Tensor) -> Tensor:
     table = ((before + step // 2) // step.clamp(min=1)).clamp(max=255)
     table = torch.where(step > 0, table, places.expand_as(table))
     return table.gather(2, values).view_as(pixels).to(pixels.dtype)
+
+
+_SMALL_CHANGES: tuple[Callable[..., Tensor], ...] = (_autocontrast, _equalized, _solarized, _posterized, _warped)
+"""What the choices 0 to 3 do, and all above."""
