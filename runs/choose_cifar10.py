@@ -36,7 +36,7 @@ from crosstask.checkpoint import Checkpoint
 from crosstask.config import load_recipe
 from crosstask.data.severities import CLEAN, HELD_OUT
 from crosstask.data.streams import StreamPlan, build_stream, draw_stream
-from crosstask.methods import augment, make_adapter
+from crosstask.methods import make_adapter
 from crosstask.nets.encoders import initialise
 from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
@@ -85,13 +85,6 @@ def with_amplitudes(sampler: ViewSampler, x: Tensor, generator: torch.Generator)
     mixed = torch.lerp(amplitude, amplitude.roll(1, dims=0), share * (chosen < 0.5))
     changed = torch.fft.irfft2(torch.polar(mixed, spectrum.angle()), s=x.shape[2:]).clamp(0, 1)
     return photometric(sampler, changed.contiguous(memory_format=torch.channels_last), generator)
-
-
-def with_augmix(sampler: ViewSampler, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mix each view with chains of small changes of itself, as AugMix (Hendrycks et al. 2020), then jitter."""
-    with mock.patch.object(augment, "_cropped", lambda x, _: x.float()):
-        changed = augment.augmix(x, generator).contiguous(memory_format=torch.channels_last)
-    return photometric(sampler, changed, generator)
 
 
 class Queue:
@@ -253,7 +246,6 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
         "amplitudes of other images",
         lambda: patched(ViewSampler, "photometric", with_amplitudes, "amplitudes", student),
     )
-    yield "views by AugMix", lambda: patched(ViewSampler, "photometric", with_augmix, "augmix", student)
     yield "a queue of negatives", lambda: patched(losses, "alignment", Queue(), "queue", student)
     yield "ptbn on the supervised model trained on", lambda: accuracy(with_labels(teacher, student), "ptbn", 2560, (0,))
     for name, views in {
@@ -270,6 +262,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     variations: dict[str, tuple[float, ...]] = {
         "contrastive": (0.0,), "distillation": (0.0, 0.5, 8.0), "self_supervised": (0.0, 0.1, 1.0),
         "temperature": (0.05, 0.2), "learning_rate": (0.03,), "batch_size": (128,),
+        "augmix": (1.0,),
     }  # fmt: skip
     for name, values in variations.items():
         for value in values:

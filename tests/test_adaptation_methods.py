@@ -16,7 +16,7 @@ from crosstask.methods.cotta import CoTTA
 from crosstask.methods.deyo import DeYO, shuffle_patches
 from crosstask.methods.eata import EATA
 from crosstask.methods.lame import LAME
-from crosstask.methods.memo import MEMO, augmix
+from crosstask.methods.memo import MEMO, memo_views
 from crosstask.methods.roid import ROID
 from crosstask.methods.rotta import RoTTA
 from crosstask.methods.sar import SAR
@@ -413,7 +413,7 @@ def test_memo_makes_the_mean_prediction_over_views_of_one_image_sure(tiny, train
             sgd = PlainSGD(w, list(w), 0.01, 0.0)
             for step in range(steps):
                 many = torch.cat([x[place : place + 1]] * views)
-                many = augmix(many, runtime.generator(CPU, 7, seen, place, step))
+                many = memo_views(many, runtime.generator(CPU, 7, seen, place, step))
                 mean = normed_logits(model.encoder, w, many, 0.2).softmax(dim=1).sum(dim=0) / views
                 sgd.descend(-(mean * mean.log()).sum())
             answers.append(normed_logits(model.encoder, w, x[place : place + 1], 0.2))

@@ -20,8 +20,8 @@ PACKAGE = Path(crosstask.__file__).parent
 
 # A file imports from rooms above its own and from its own, never from below. A new room takes its place here.
 ROOMS = (
-    "errors", "files", "recipes", "presets", "config", "runtime", "distributed", "data", "nets", "views", "losses",
-    "tasks", "train", "checkpoint", "methods", "bench", "report", "executors", "pipeline", "adapt", "testing",
+    "errors", "files", "recipes", "presets", "config", "runtime", "distributed", "data", "nets", "views", "augmix",
+    "losses", "tasks", "train", "checkpoint", "methods", "bench", "report", "executors", "pipeline", "adapt", "testing",
     "console", "cli", "__main__",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crosstask.config import Count, Positive, Share, Steps
 from crosstask.methods.adapter import Adapter
-from crosstask.methods.augment import augmix
+from crosstask.methods.augment import memo_views
 from crosstask.methods.batchnorm import Policy
 from crosstask.methods.parts import all_names
 from crosstask.methods.state import Descent
@@ -57,6 +57,6 @@ class MEMO(Adapter):
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, fused=True))
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
-        logits = self.model(augmix(x.expand(self.views, -1, -1, -1), generator))
+        logits = self.model(memo_views(x.expand(self.views, -1, -1, -1), generator))
         log_mean = logits.float().log_softmax(dim=1).logsumexp(dim=0) - math.log(self.views)
         self.descent(-(log_mean.exp() * log_mean).sum())

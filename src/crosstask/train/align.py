@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask import distributed, losses
+from crosstask.augmix import augmix
 from crosstask.config import Align
 from crosstask.data.images import ImageSet
 from crosstask.errors import ConfigError
@@ -27,9 +28,10 @@ def align(
 
         contrastive * CLIP(f(v), f_s(p)) + distillation * KL(h f_s(p) || h f(v)) + self_supervised * task(f(v))
 
-    CLIP and KL are also taken on the images themselves. The encoder normalises by the batch's statistics, of views and
-    of images apart, as it will at test time; the teacher by its own running averages. At the end the encoder's running
-    averages are taken anew from the images themselves.
+    CLIP and KL are also taken on the images themselves. With `augmix` that share of the views v is mixed with chains of
+    small changes of itself. The encoder normalises by the batch's statistics, of views and of images apart, as it will
+    at test time; the teacher by its own running averages. At the end the encoder's running averages are taken anew from
+    the images themselves.
 
     Args:
         encoder, task: trained in place; with `start = "supervised"` the encoder first takes the teacher's weights.
@@ -59,6 +61,8 @@ def align(
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         views, plain = task.view_pairs(x, generator)
+        if config.augmix:
+            views = _some_mixed(views, config.augmix, generator)
         features = encoder(views)
         pairs = [*zip(features.split(len(x)), plain.split(len(x)), strict=True), (encoder(x), x)]
         imitations = torch.stack([imitation(student, seen) for student, seen in pairs])
@@ -70,6 +74,11 @@ def align(
     refit_batch_norm(encoder, images, run)
     trainee.eval()
     return history
+
+
+def _some_mixed(views: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    chosen = torch.rand(len(views), 1, 1, 1, generator=generator, device=views.device) < share
+    return torch.where(chosen, augmix(views, generator), views).contiguous(memory_format=torch.channels_last)
 
 
 def _take_weights(encoder: nn.Module, other: nn.Module) -> None:
