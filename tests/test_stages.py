@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import runtime
+from crosstask.augmix import augmix
 from crosstask.config import Align
 from crosstask.data.images import ImageSet
 from crosstask.errors import ConfigError, DataError
@@ -40,12 +41,12 @@ def plain_imitation(student: Tensor, teacher: Tensor, head: torch.nn.Module, con
     return config.contrastive * clip + config.distillation * (p * (p / q).log()).sum(dim=1).mean()
 
 
-@pytest.mark.parametrize("start", ["supervised", "self-supervised"])
-def test_one_step_of_alignment_is_its_formula(tiny, start):
+@pytest.mark.parametrize(("start", "mixed"), [("supervised", 0.0), ("self-supervised", 0.5)])
+def test_one_step_of_alignment_is_its_formula(tiny, start, mixed):
     checkpoint, teacher, images = tiny.checkpoint(), tiny.classifier(seed=8), noise(6)
     config = Align(
         epochs=1, batch_size=6, learning_rate=0.1, weight_decay=0, warmup=0, temperature=0.3, contrastive=0.7,
-        distillation=1.5, self_supervised=0.4, start=start,
+        distillation=1.5, self_supervised=0.4, start=start, augmix=mixed,
     )  # fmt: skip
     student, task = copy.deepcopy(checkpoint.encoder), copy.deepcopy(checkpoint.task)
     plain = copy.deepcopy(teacher.encoder if start == "supervised" else student).train()
@@ -55,7 +56,12 @@ def test_one_step_of_alignment_is_its_formula(tiny, start):
     order = torch.randperm(6, generator=runtime.generator(CPU, 3, "epoch", 0))
     x, generator = images.images[order] / 255, runtime.generator(CPU, 3, "step", 0)
     crops = task.sampler.geometric(torch.cat([x, x]), generator)
-    features = plain(task.sampler.photometric(crops, generator))
+    views = task.sampler.photometric(crops, generator)
+    if mixed:
+        chosen = torch.rand(12, 1, 1, 1, generator=generator) < mixed
+        assert 0 < chosen.sum() < 12
+        views = torch.where(chosen, augmix(views, generator), views)
+    features = plain(views)
     pairs = [(features[:6], crops[:6]), (features[6:], crops[6:]), (plain(x), x)]
     with torch.no_grad():
         seen = [frozen.encoder(view) for _, view in pairs]

@@ -1,4 +1,4 @@
-"""AugMix: an image mixed with chains of small changes of itself. Its authors left out what the benchmarks corrupt by."""
+"""AugMix (Hendrycks et al. 2020): an image mixed with chains of small changes of itself."""
 
 from __future__ import annotations
 
