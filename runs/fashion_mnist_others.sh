@@ -11,8 +11,8 @@ columns='source={method="source"},tent={method="tent",arguments={steps=20}},cta=
 measure() {
   out=out/fashion-mnist-$1
   .venv/bin/crosstask run fashion-mnist --out "$out" --set "name=\"fashion-mnist-$1\"" --set data.validation=5000 \
-    --set "bench.columns={$columns}" \
-    --set bench.images=256 --set 'bench.corruptions=["clean","gaussian_noise","fog","contrast","pixelate"]' \
+    --set "bench.columns={$columns}" --set bench.images=256 \
+    --set 'bench.corruptions=["clean","gaussian_noise","fog","contrast","pixelate"]' \
     --set 'tune.steps=[20]' --set 'tune.factors=[0.03,0.1,0.3,1.0,3.0]' "${@:2}"
   mkdir -p "results/fashion-mnist-$1"
   cp "$out"/{records.jsonl,config.toml,tuned.toml} "results/fashion-mnist-$1/"

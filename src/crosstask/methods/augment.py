@@ -58,10 +58,8 @@ class StrongViews:
 
 
 def memo_views(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a view of each image [B, C, H, W] as MEMO draws it: a crop of the image padded by 4 pixels of 32, a flip,
-    and AugMix.
-    """
-    return augmix(_cropped(x.float(), generator), generator).to(x.dtype)
+    """Return a view of each image [B, C, H, W] as MEMO draws it: padded by 4 pixels of 32, cropped, flipped, AugMix."""
+    return augmix(_cropped(x, generator), generator)
 
 
 def _cropped(x: Tensor, generator: torch.Generator) -> Tensor:
