@@ -1,4 +1,4 @@
-"""Which alignment suits CIFAR-10? Each row changes one thing of `cifar10c-small.toml`. No test image is loaded.
+"""Which alignment suits CIFAR-10? Each row changes one thing of `cifar10c-small.toml`, without AugMix. No test image is loaded.
 
     python runs/choose_cifar10.py out/cifar10c-small [ROW ...]
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import checkpoint, losses, pipeline, runtime
+from crosstask.augmix import augmix
 from crosstask.bench import metrics
 from crosstask.bench.benchmark import predict
 from crosstask.bench.protocol import Protocol
@@ -48,7 +49,7 @@ from crosstask.views import ViewSampler
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
-RECIPE = load_recipe(str(HERE / "cifar10c-small.toml"), ["align.epochs=2"])
+RECIPE = load_recipe(str(HERE / "cifar10c-small.toml"), ["align.epochs=2", "align.augmix=0"])
 FOLDER = Path(sys.argv[1])
 STEPS = (0, 1, 5, 20)
 Scores = dict[str, dict[int, float]]
@@ -67,6 +68,21 @@ def of_mixes(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Tenso
     share, chosen = torch.rand(2, len(x), 1, 1, 1, generator=generator)
     mixed = torch.lerp(x, x.roll(1, dims=0), 0.5 * share * (chosen < 0.5))
     return TwoViewTask.view_pairs(task, mixed, generator)
+
+
+def all_alike(task: SimCLR, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Change all views of a batch in one way, as a test batch is; crops are drawn apart, as ever."""
+
+    def once(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def drawn(*sizes: Any, **where: Any) -> Tensor:
+            *bounds, shape = sizes if isinstance(sizes[-1], tuple) else (sizes,)
+            return draw(*bounds, tuple(1 if n == len(views) else n for n in shape), **where).expand(shape)
+
+        return drawn
+
+    views = task.sampler.geometric(torch.cat([x, x]), generator)
+    with mock.patch.object(torch, "rand", once(torch.rand)), mock.patch.object(torch, "randint", once(torch.randint)):
+        return augmix(task.sampler.photometric(views, generator), generator), views
 
 
 def with_lengths(student: Tensor, teacher: Tensor, temperature: float, _: Tensor | None) -> Tensor:
@@ -236,6 +252,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     yield "cta", lambda: cta(align("base", student))
     for rate in (1e-3, 3e-3, 3e-2):
         yield f"rate {rate}", lambda r=rate: cta(align("base", student), r)
+    yield "all views of a batch changed alike", lambda: patched(SimCLR, "view_pairs", all_alike, "alike", student)
     same = SelfSupervisedTask.view_pairs
     yield "images mixed", lambda: patched(SimCLR, "view_pairs", of_mixes, "mixed", student)
     for name, views in (("the student's own view", same), ("the whole image", clean_view)):
@@ -366,6 +383,7 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
     }  # fmt: skip
     for name, view in views.items():
         yield f"at test time: {name}", lambda v=view: accuracy(seeing(aligned, **v), "cta", 512, STEPS)
+    yield "at test time: views by AugMix", lambda: with_mixed_views(aligned)
     task = make_task(RECIPE.task, len(aligned.statistics["mean"]))
     initialise(task, torch.Generator().manual_seed(0))
     yield "at test time: a new projector", lambda: accuracy(replace(aligned, task=task), "cta", 512, STEPS)
@@ -379,6 +397,16 @@ def without_projector(temperature: float = RECIPE.task.temperature, **views: Any
     """Return SimCLR on the features themselves."""
     seen = replace(RECIPE.task.views, **views)
     return make_task(replace(RECIPE.task, hidden=0, temperature=temperature, views=seen), 0)
+
+
+def with_mixed_views(aligned: Checkpoint) -> Scores:
+    """Return the accuracy of CTA where the views of its updates are mixed with AugMix's chains."""
+
+    def mixed(sampler: ViewSampler, x: Tensor, generator: torch.Generator) -> Tensor:
+        return augmix(photometric(sampler, x, generator), generator)
+
+    with mock.patch.object(ViewSampler, "photometric", mixed):
+        return accuracy(aligned, "cta", 512, STEPS)
 
 
 def with_adam(aligned: Checkpoint, rate: float) -> Scores:

@@ -31,7 +31,7 @@ from crosstask.pipeline import Experiment, align_stage, self_supervised_stage, s
 from crosstask.tasks import TASKS, SelfSupervisedTask, SimCLR
 
 CPU = torch.device("cpu")
-BASE = ["align.start=self-supervised", "task.views.crop=[0.2,1.0]"]
+BASE = ["align.start=self-supervised", "align.augmix=0", "task.views.crop=[0.2,1.0]"]
 RECIPE = load_recipe("fashion-mnist", BASE)
 FOLDER = Path(sys.argv[1])
 Scores = dict[str, dict[int, float]]
@@ -124,6 +124,10 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
             f"cta, align.start = {start}, task.views.crop = [0.5, 1.0]",
             lambda s=start: cta(f"half-{s}", student=train(self_supervised_stage, "half", task=halves), start=s),
         )
+    yield (
+        "cta, align.start = supervised, task.views.crop = [0.5, 1.0], align.augmix = 1.0",
+        lambda: cta("mixed", student=train(self_supervised_stage, "half", task=halves), start="supervised", augmix=1.0),
+    )
     yield "cta, keep = 0.95", lambda: cta(keep=0.95)
 
 

@@ -40,7 +40,8 @@ from crosstask.train.loop import Run
 CPU = torch.device("cpu")
 CORRUPTIONS = (CLEAN, "speckle_noise", "spatter")
 LOOKS = 8
-RECIPE = load_recipe(str(Path(__file__).parent / "cifar10c-small.toml"), ["supervised.epochs=4", "align.epochs=2"])
+CHANGES = ["supervised.epochs=4", "align.epochs=2", "align.augmix=0"]
+RECIPE = load_recipe(str(Path(__file__).parent / "cifar10c-small.toml"), CHANGES)
 FOLDER, FILE = Path(sys.argv[1]), Path(sys.argv[2])
 
 training, validation = pipeline.source_images(RECIPE, print)

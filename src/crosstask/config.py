@@ -163,7 +163,7 @@ class Align(Optimisation):
 
     start: Literal["supervised", "self-supervised"] = "supervised"
     """Whose weights the student's encoder starts with; its task comes from the self-supervised stage in any case."""
-    augmix: Share = 0.0
+    augmix: Share = 1.0
     """Share of the student's views that are mixed with chains of small changes (AugMix); the teacher's are not."""
     temperature: Positive = 0.1
     """Temperature of the contrastive alignment loss."""
