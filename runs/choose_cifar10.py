@@ -1,4 +1,4 @@
-"""Which alignment suits CIFAR-10? Each row changes one thing of `cifar10c-small.toml`, without AugMix. No test image is loaded.
+"""Which alignment suits CIFAR-10? A row changes one thing of `cifar10c-small.toml` without AugMix. Test images: none.
 
     python runs/choose_cifar10.py out/cifar10c-small [ROW ...]
 
