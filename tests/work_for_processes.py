@@ -55,7 +55,7 @@ def train(folder: Path) -> None:
     histories = {
         "supervised": pretrain_supervised(teacher, images, Supervised(crop=(1.0, 1.0), **how), run),
         "self-supervised": pretrain_self_supervised(student, task, images, SelfSupervised(**how), run),
-        "aligned": align(student, task, teacher, images, Align(start="self-supervised", **how), run),
+        "aligned": align(student, task, teacher, images, Align(start="self-supervised", augmix=0, **how), run),
     }
     if distributed.rank() == 0:
         torch.save(nn.ModuleList([teacher, student, task]).state_dict(), folder / "weights.pt")
