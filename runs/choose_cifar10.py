@@ -2,14 +2,14 @@
 
     python runs/choose_cifar10.py out/cifar10c-small [ROW ...]
 
-After `bash runs/cifar10c_small.sh`; about 8 minutes a row on two CPU cores; goes on where it was killed.
-The committed encoders are aligned anew, for two epochs and without AugMix, on the 45,000 images they were trained on, and
-judged on the 5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets, by
-stream and number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin with
-"online" take the run's own models along streams, never reset, one step a batch after its prediction: each corruption
-apart, and classes in clumps. "plain online" is longer, 4,992 images of each corruption apart. "at test time" varies the
-updates on the run's own aligned model, on 512 images. "batches of" takes smaller batches, each alone, 256 images with
-updates and 512 without.
+After `bash runs/cifar10c_small.sh`; about 8 minutes a row on two CPU cores; goes on where it was killed. The
+committed encoders are aligned anew, for two epochs and without AugMix, on the 45,000 images they were trained on, and
+judged on the 5,000 kept for validation: clean, and under the held-out corruptions at severity 5. `choice.jsonl` gets,
+by stream and number of updates, the accuracy on 2,560 images before any update and on 256 after some. Rows that begin
+with "online" take the run's own models along streams, never reset, one step a batch after its prediction: each
+corruption apart, and classes in clumps. "plain online" is longer, 4,992 images of each corruption apart. "at test
+time" varies the updates on the run's own aligned model, on 512 images. "batches of" takes smaller batches, each
+alone, 256 images with updates and 512 without.
 """
 
 from __future__ import annotations
