@@ -14,7 +14,8 @@ measure() {
 }
 measure continual --set bench.protocol=continual --set bench.images=640 \
   --set 'bench.corruptions=["gaussian_noise", "fog", "contrast", "brightness", "pixelate", "clean"]'
-measure wild --set bench.protocol=wild --set bench.images=320 --set 'bench.columns.cta-memory={method="cta",
-  arguments={steps=1,memory=64,batch_norm="robust",batch_share=0.05,learning_rate=1e-3}}'
+memory='steps=1,memory=64,batch_norm="robust",batch_share=0.05,learning_rate=1e-3'
+measure wild --set bench.protocol=wild --set bench.images=320 \
+  --set "bench.columns.cta-memory={method=\"cta\",arguments={$memory}}"
 measure rate --set bench.rate=0.25 --set bench.images=640 --set 'bench.corruptions=["fog", "contrast"]' \
   --set 'bench.columns.tent.reset="corruption"'
