@@ -11,7 +11,7 @@ recipe=runs/cifar10c-small.toml out=out/cifar10c-small results=results/cifar10c-
 joint=($recipe --out $out-joint --set supervised.epochs=30)
 mkdir -p $out/checkpoints $out-joint/checkpoints
 if [ "${1-}" = --train ]; then
-  for kind in supervised self-supervised; do .venv/bin/crosstask pretrain $recipe --only $kind --out $out; done
+  .venv/bin/crosstask pretrain $recipe --out $out
   .venv/bin/crosstask align $recipe --out $out
   for kind in supervised joint; do .venv/bin/crosstask pretrain "${joint[@]}" --only $kind; done
 else
