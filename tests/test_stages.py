@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from crosstask import runtime
 from crosstask.augmix import augmix
-from crosstask.config import Align
+from crosstask.config import Align, Supervised, Views
 from crosstask.data.images import ImageSet
 from crosstask.errors import ConfigError, DataError
 from crosstask.nets.split import Classifier
@@ -20,6 +20,7 @@ from crosstask.train.align import align
 from crosstask.train.loop import Run
 from crosstask.train.pretrain import pretrain_supervised
 from crosstask.train.statistics import feature_statistics, pixel_statistics, refit_batch_norm
+from crosstask.views import ViewSampler
 
 CPU = torch.device("cpu")
 RUN = Run(seed=3, device=CPU, precision="float32")
@@ -77,6 +78,24 @@ def test_one_step_of_alignment_is_its_formula(tiny, start, mixed):
     for name, gradient in zip(weights, torch.autograd.grad(expected, list(weights.values())), strict=True):
         nesterov = weights[name] - 0.1 * 1.9 * gradient
         torch.testing.assert_close(moved[name], nesterov.detach(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 0.5])
+def test_one_step_of_the_supervised_stage_is_cross_entropy_on_crops_a_share_of_them_mixed(tiny, mixed):
+    labels = torch.arange(8) % 3
+    images = ImageSet(images=noise(8).images, labels=labels, class_names=("a", "b", "c"), name="noise")
+    classifier, config = tiny.classifier(), Supervised(epochs=1, batch_size=8, crop=(0.3, 0.9), augmix=mixed)
+    plain = copy.deepcopy(classifier).train()
+    (loss,) = pretrain_supervised(classifier, images, config, RUN)
+
+    order = torch.randperm(8, generator=runtime.generator(CPU, 3, "epoch", 0))
+    generator = runtime.generator(CPU, 3, "step", 0)
+    x = ViewSampler(Views(crop=(0.3, 0.9))).geometric(images.images[order] / 255, generator)
+    if mixed:
+        chosen = torch.rand(8, 1, 1, 1, generator=generator) < mixed
+        assert 0 < chosen.sum() < 8
+        x = torch.where(chosen, augmix(x, generator), x)
+    assert loss == pytest.approx(float(F.cross_entropy(plain(x), labels[order]).detach()), rel=1e-5)
 
 
 def test_a_student_of_another_architecture_starts_as_itself(tiny):

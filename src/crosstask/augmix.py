@@ -36,6 +36,20 @@ def augmix(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.lerp(mixed, plain, share.view(-1, 1, 1, 1)).to(x.dtype)
 
 
+def some_mixed(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return `augmix` of each image with probability `share`, and the others as they are; at 0 nothing is drawn.
+
+    Args:
+        x: float tensor [B, C, H, W] in [0, 1].
+        share: in [0, 1].
+        generator: on the device of `x`.
+    """
+    if not share:
+        return x
+    chosen = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < share
+    return torch.where(chosen, augmix(x, generator), x).contiguous(memory_format=torch.channels_last)
+
+
 def _small_change(x: Tensor, generator: torch.Generator) -> Tensor:
     """Apply one of nine changes to each image, at a level from U(0.1, 1) of 10; values in steps of 1/255, as there."""
     choice = torch.randint(9, (len(x),), generator=generator, device=x.device)

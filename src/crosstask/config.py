@@ -150,6 +150,13 @@ class Supervised(Optimisation):
 
     crop: Areas = (0.5, 1.0)
     """Smallest and largest share of the image's area that a crop keeps."""
+    augmix: Share = 0.0
+    """Share of the crops that are mixed with chains of small changes (AugMix), without its consistency loss."""
+
+    @model_serializer(mode="wrap")
+    def _without_zero(self, handler: Any) -> Any:
+        """Leave out what older versions did not know, where it is none: the same settings keep their digest."""
+        return {name: value for name, value in handler(self).items() if name != "augmix" or value}
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

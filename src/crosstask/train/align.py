@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask import distributed, losses
-from crosstask.augmix import augmix
+from crosstask.augmix import some_mixed
 from crosstask.config import Align
 from crosstask.data.images import ImageSet
 from crosstask.errors import ConfigError
@@ -61,8 +61,7 @@ def align(
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         views, plain = task.view_pairs(x, generator)
-        if config.augmix:
-            views = _some_mixed(views, config.augmix, generator)
+        views = some_mixed(views, config.augmix, generator)
         features = encoder(views)
         pairs = [*zip(features.split(len(x)), plain.split(len(x)), strict=True), (encoder(x), x)]
         imitations = torch.stack([imitation(student, seen) for student, seen in pairs])
@@ -74,11 +73,6 @@ def align(
     refit_batch_norm(encoder, images, run)
     trainee.eval()
     return history
-
-
-def _some_mixed(views: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    chosen = torch.rand(len(views), 1, 1, 1, generator=generator, device=views.device) < share
-    return torch.where(chosen, augmix(views, generator), views).contiguous(memory_format=torch.channels_last)
 
 
 def _take_weights(encoder: nn.Module, other: nn.Module) -> None:

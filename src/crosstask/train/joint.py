@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosstask.config import Supervised, Views
+from crosstask.config import Supervised
 from crosstask.data.images import ImageSet
 from crosstask.nets.split import Classifier
 from crosstask.tasks import JointTask, SelfSupervisedTask
 from crosstask.train.loop import Objective, Run, fit
-from crosstask.train.pretrain import check_labels
-from crosstask.views import ViewSampler
+from crosstask.train.pretrain import check_labels, seen
 
 
 def pretrain_joint(
@@ -33,10 +32,9 @@ def pretrain_joint(
         TrainingError: the loss is no longer finite.
     """
     check_labels(images)
-    sampler = ViewSampler(Views(crop=config.crop))
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        features, own = task.joint(classifier.encoder, sampler.geometric(x, generator), generator)
+        features, own = task.joint(classifier.encoder, seen(x, config, generator), generator)
         return F.cross_entropy(classifier.head(features).float(), y) + weight * own
 
     return _trained(objective, nn.ModuleList([classifier, task]), images, config, run)
@@ -91,10 +89,9 @@ def pretrain_on_frozen(
         TrainingError: the loss is no longer finite.
     """
     encoder.eval().requires_grad_(False)
-    sampler = ViewSampler(Views(crop=config.crop))
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return task(encoder, sampler.geometric(x, generator), generator)
+        return task(encoder, seen(x, config, generator), generator)
 
     losses = _trained(objective, task, images.unlabelled(), config, run)
     encoder.requires_grad_()

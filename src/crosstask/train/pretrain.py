@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosstask.augmix import some_mixed
 from crosstask.config import SelfSupervised, Supervised, Views
 from crosstask.data.images import ImageSet
 from crosstask.errors import DataError
@@ -16,7 +17,7 @@ from crosstask.views import ViewSampler
 
 
 def pretrain_supervised(classifier: Classifier, images: ImageSet, config: Supervised, run: Run) -> list[float]:
-    """Train encoder and head with cross-entropy on random resized crops and flips; return the losses on the way.
+    """Train encoder and head with cross-entropy on what is `seen`; return the losses on the way.
 
     Args:
         classifier: trained in place.
@@ -27,15 +28,20 @@ def pretrain_supervised(classifier: Classifier, images: ImageSet, config: Superv
         TrainingError: the loss is no longer finite.
     """
     check_labels(images)
-    sampler = ViewSampler(Views(crop=config.crop))
 
     def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(classifier(sampler.geometric(x, generator)).float(), y)
+        return F.cross_entropy(classifier(seen(x, config, generator)).float(), y)
 
     classifier.train()
     losses = fit(objective, classifier, images, config, run)
     classifier.eval()
     return losses
+
+
+def seen(x: Tensor, config: Supervised, generator: torch.Generator) -> Tensor:
+    """Return random resized crops of images [B, C, H, W] in [0, 1], flipped at random, a share of them mixed."""
+    crops = ViewSampler(Views(crop=config.crop)).geometric(x, generator)
+    return some_mixed(crops, config.augmix, generator)
 
 
 def check_labels(images: ImageSet) -> None:
