@@ -9,13 +9,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 recipe=runs/cifar10c-small.toml out=out/cifar10c-small results=results/cifar10c-small
 joint=($recipe --out $out-joint --set supervised.epochs=30)
-mkdir -p $out/checkpoints $out-joint/checkpoints
+augmix=($recipe --out $out-augmix --set supervised.augmix=1)
+mkdir -p $out{,-joint,-augmix}/checkpoints
 if [ "${1-}" = --train ]; then
   .venv/bin/crosstask pretrain $recipe --out $out
   .venv/bin/crosstask align $recipe --out $out
   for kind in supervised joint; do .venv/bin/crosstask pretrain "${joint[@]}" --only $kind; done
+  .venv/bin/crosstask pretrain "${augmix[@]}" --only supervised
 else
-  for run in "" -joint; do cp -r $results$run/checkpoints/. $out$run/checkpoints/; done
+  for run in "" -joint -augmix; do cp -r $results$run/checkpoints/. $out$run/checkpoints/; done
 fi
 measure() {
   mkdir -p "$out$1" "$results$1"
@@ -34,3 +36,5 @@ measure -online "${few[@]}" --set bench.images=5120 --set 'bench.seeds=[0]' --se
 cta-online-20={$online, arguments={steps=1, first_steps=20}}}"
 measure -joint --set supervised.epochs=30 \
   --set 'bench.columns={source={method="source"}, joint={method="cta", checkpoint="joint"}}'
+measure -augmix --set supervised.augmix=1 \
+  --set 'bench.columns={source={method="source"}, ptbn={method="ptbn"}, tent={method="tent"}}'

@@ -57,6 +57,7 @@ _HOME = {
     "ImageSet": "crosstask.data.images",
     "load_images": "crosstask.data.images",
     "load_corrupted": "crosstask.data.images",
+    "with_copies": "crosstask.data.images",
     "corrupt": "crosstask.data.corruptions",
     "register": "crosstask.data.corruptions.own",
     "ImageRandom": "crosstask.data.randomness",

@@ -60,6 +60,9 @@ class Data:
     """Images to train on: a known data set (`crosstask data list`) or a path; of what is divided, the split `train`."""
     test: str | None = None
     """Images to test on; by default the split `test` of `name`."""
+    corrupted: str | None = None
+    """Corrupted copies of the images to test on, shown in the place of corrupting them: `cifar10-c`, `cifar100-c`, or
+    the path of a folder or archive, official or of `crosstask corrupt`. A seed then draws images and their order."""
     folder: Path | None = None
     """Where to look for a known data set before the cache and the network."""
     validation: Steps = 0

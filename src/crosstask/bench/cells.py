@@ -18,7 +18,7 @@ from crosstask.data.corruptions.frost_sheets import texture
 from crosstask.data.corruptions.own import code_hash, register_from
 from crosstask.data.images import ImageSet, check_same_kind
 from crosstask.data.severities import CLEAN
-from crosstask.data.streams import StreamPlan, build_stream
+from crosstask.data.streams import Stream, StreamPlan, build_stream
 from crosstask.errors import ConfigError, DataError
 from crosstask.methods import check_arguments, find
 from crosstask.methods.batchnorm import has_batch_norm
@@ -30,7 +30,7 @@ class Grid:
 
     Attributes:
         bench: columns, corruptions, seeds and the protocol.
-        images: the labelled target images.
+        images: the labelled target images, with stored copies of them or without.
         checkpoints: by kind, each that a column starts from.
         device, precision: where the networks run, and whether in `float32` or `bfloat16`.
         command: that makes these records again.
@@ -150,9 +150,8 @@ def cells(grid: Grid) -> list[Cell]:
     for seed in grid.bench.seeds:
         for corruptions in streams(grid.bench):
             stream = build_stream(grid.images, plan(grid.bench, corruptions, seed))
-            batches = -(-len(stream) // stream.batch_size)
             for label, column in grid.bench.columns.items():
-                found.append(_cell(grid, label, column, corruptions, seed, batches))
+                found.append(_cell(grid, label, column, corruptions, stream))
     return found
 
 
@@ -213,8 +212,8 @@ def updates(bench: Bench, column: Column) -> int:
     return int(column.arguments.get("steps", usual if bench.steps is None or not usual else bench.steps))
 
 
-def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], seed: int, batches: int) -> Cell:
-    bench, method = grid.bench, find(column.method)
+def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], stream: Stream) -> Cell:
+    bench, method, seed, copies = grid.bench, find(column.method), stream.seed, grid.images.copies
     model = column.checkpoint or method.needs
     steps = updates(bench, column)
     protocol = Protocol(
@@ -237,15 +236,17 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
         curve=tuple(sorted({0, steps, *(point for point in bench.curve if point <= steps)})),
         precision=grid.precision,
         table=bench.table,
-        frost=texture() if "frost" in bench.corruptions else None,
+        frost=texture() if "frost" in bench.corruptions and not copies else None,
+        copies=copies.name if copies else None,
     )
     checkpoint = grid.checkpoints[model]
     own_code = [code for corruption in corruptions if (code := code_hash(corruption))]
+    stored = stream.made_with.values() if copies else ()
     keys = [
         digest(
             column, method.defaults, protocol.to_dict(), corruption, bench.severity, seed, grid.device.type,
             checkpoint.weights_hash, grid.checkpoints["supervised"].weights_hash, grid.images.fingerprint, label,
-            *own_code,
+            *own_code, *stored,
         )
         for corruption in dict.fromkeys(corruptions)
     ]  # fmt: skip
@@ -257,5 +258,5 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
         protocol=protocol,
         checkpoint=checkpoint,
         keys=tuple(keys),
-        batches=batches,
+        batches=-(-len(stream) // stream.batch_size),
     )

@@ -32,6 +32,7 @@ class Protocol:
         precision: in which the networks run.
         table: the benchmark whose constants define the severities.
         frost: where the sheets of frost come from, in a grid that has the corruption frost.
+        copies: what the stored corrupted copies are called that were shown; None: the images were corrupted here.
         labels: what test labels decide: nothing, ever.
     """
 
@@ -55,6 +56,7 @@ class Protocol:
     precision: str
     table: str = "cifar"
     frost: str | None = None
+    copies: str | None = None
     labels: Literal["never"] = "never"
 
     @property
@@ -63,5 +65,6 @@ class Protocol:
         return 0 if self.predict == "before" else self.steps
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self) | {"curve": list(self.curve), "sequence": list(self.sequence)}
+        """Return plain JSON values; `copies` only where there are some, as what older versions did not know."""
+        plain = asdict(self) | {"curve": list(self.curve), "sequence": list(self.sequence)}
+        return {name: value for name, value in plain.items() if name != "copies" or value}

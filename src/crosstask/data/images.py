@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from crosstask.data import sources
+from crosstask.data.copies import StoredCopies
 from crosstask.data.download import KNOWN, Report
 from crosstask.data.sources.arrays import Arrays
-from crosstask.data.sources.corrupted import open_corrupted
+from crosstask.data.sources.corrupted import CorruptedSet, open_corrupted
 from crosstask.errors import DataError, did_you_mean
 
 
@@ -37,6 +38,8 @@ class ImageSet:
     """What the set is called in records and messages."""
     items: tuple[str, ...] | None = None
     """Image -> file name relative to its folder; None: the row number stands for it."""
+    copies: StoredCopies | None = None
+    """Their corrupted copies, which streams show in the place of corrupting them; see `with_copies`."""
 
     def __post_init__(self) -> None:
         _check_images(self.images, self.name)
@@ -64,7 +67,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
-        """Return the images at `indices`, integers from 0 to N - 1, in that order.
+        """Return the images at `indices`, integers from 0 to N - 1, in that order, without copies.
 
         Raises:
             DataError: there are none, one is out of range, or they are not integers.
@@ -82,6 +85,7 @@ class ImageSet:
             images=self.images[rows.to(self.images.device)],
             labels=None if self.labels is None else self.labels[rows.to(self.labels.device)],
             items=None if self.items is None else tuple(self.items[row] for row in rows.tolist()),
+            copies=None,
         )
 
     def unlabelled(self) -> ImageSet:
@@ -202,13 +206,38 @@ def load_corrupted(
         DataError: unknown name, missing path, a severity that is not stored, or content that is not as promised.
         DownloadError: the benchmark is not here; `crosstask data get` fetches it.
     """
+    name, found = _opened(spec, data_dir, report)
+    return _image_set(name, found.read(corruption, severity))
+
+
+def with_copies(
+    images: ImageSet, spec: str | Path, *, data_dir: str | Path | None = None, report: Report | None = None
+) -> ImageSet:
+    """Return images whose streams show stored corrupted copies of them in the place of corrupting them.
+
+    Args:
+        images: those the copies were made from: of `cifar10-c`, CIFAR-10's test split.
+        spec, data_dir, report: as of `load_corrupted`.
+
+    Raises:
+        DataError: unknown name, or a path that holds no corrupted benchmark. That its copies are of these images is
+            checked where they are read.
+        DownloadError: the benchmark is not here; `crosstask data get` fetches it.
+    """
+    name, found = _opened(spec, data_dir, report)
+    labels = None if images.labels is None else images.labels.cpu()
+    copies = StoredCopies(name=name, cells=found, shape=tuple(images.images.shape), labels=labels, items=images.items)
+    return replace(images, copies=copies)
+
+
+def _opened(spec: str | Path, data_dir: str | Path | None, report: Report | None) -> tuple[str, CorruptedSet]:
+    """Open a corrupted benchmark, by its name or from a path; return also what it is called."""
     if isinstance(spec, str) and spec in KNOWN:
         if KNOWN[spec].kind != "corrupted":
             raise DataError(f"{spec} is no corrupted benchmark: expected {_names_of('corrupted')}{_other_way(spec)}")
-        found = open_corrupted(KNOWN[spec].ensure(data_dir, report), spec)
-        return _image_set(spec, found.read(corruption, severity))
+        return spec, open_corrupted(KNOWN[spec].ensure(data_dir, report), spec)
     path = _existing(spec, "corrupted")
-    return _image_set(path.resolve().name, open_corrupted(path).read(corruption, severity))
+    return path.resolve().name, open_corrupted(path)
 
 
 def is_known(spec: str | Path) -> bool:

@@ -177,10 +177,14 @@ class Stream:
         pixels = self.target.images[indices.to(self.target.images.device)]
         for number, (name, severity) in enumerate(self.shifts):
             here = (shift_of == number).nonzero().flatten()
-            if name != CLEAN and len(here):
-                pixels[here] = corrupt(
-                    pixels[here], name, severity, seed=self.seed, indices=indices[here], table=self.plan.table
-                )
+            if name == CLEAN or not len(here):
+                continue
+            if self.target.copies:
+                pixels[here] = self.target.copies.read(name, severity)[indices[here]].to(pixels.device)
+                continue
+            pixels[here] = corrupt(
+                pixels[here], name, severity, seed=self.seed, indices=indices[here], table=self.plan.table
+            )
         return pixels
 
     @functools.cached_property
@@ -193,7 +197,11 @@ class Stream:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What else decides the pixels: where the sheets of `frost` come from, the hash of the code of an own shift."""
+        """What else decides the pixels: where the sheets of `frost` come from, the hash of the code of an own shift; of
+        stored copies, the hash of each corruption's at each severity."""
+        if copies := self.target.copies:
+            stored = sorted(shift for shift in self.shifts if shift.corruption != CLEAN)
+            return {f"{name} {severity}": copies.digest(name, severity) for name, severity in stored}
         found = {name: texture() if name == "frost" else code_hash(name) for name, _ in self.shifts}
         return {name: what for name, what in sorted(found.items()) if what is not None}
 
@@ -400,6 +408,10 @@ def _check_images(images: ImageSet, plan: StreamPlan) -> None:
             f"{plan.count} different images are asked for, {images.name} has {len(images)}; lower the count "
             "(in a recipe, bench.images)"
         )
+    if images.copies:
+        shifts = [shift for shift in _sequence(plan) if shift.corruption != CLEAN]
+        images.copies.check({name for name, _ in shifts}, {severity for _, severity in shifts})
+        return
     height, width = images.images.shape[2:]
     if min(height, width) < MINIMUM_SIZE and set(plan.corruptions) != {CLEAN}:
         raise DataError(

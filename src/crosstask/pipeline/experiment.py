@@ -13,7 +13,7 @@ import torch
 
 from crosstask import config, distributed, runtime
 from crosstask.config import Auxiliary, JointKind, Kind, Recipe
-from crosstask.data.images import ImageSet, is_divided, load_images
+from crosstask.data.images import ImageSet, is_divided, load_images, with_copies
 from crosstask.errors import ConfigError, UnknownName
 from crosstask.executors import Executor
 from crosstask.files import storage_errors, sweep, write_text
@@ -136,7 +136,10 @@ def target_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> I
             f"{recipe.data.name} is not divided into train and test: divide it into folders or shards of these names, "
             "or name the images to test on, as with --set data.test=FOLDER"
         )
-    return _load(recipe.data.test or recipe.data.name, "test", recipe, say)
+    images = _load(recipe.data.test or recipe.data.name, "test", recipe, say)
+    if not recipe.data.corrupted:
+        return images
+    return with_copies(images, recipe.data.corrupted, data_dir=recipe.data.folder, report=say)
 
 
 def _load(spec: str, split: str, recipe: Recipe, say: Callable[[str], None] | None) -> ImageSet:

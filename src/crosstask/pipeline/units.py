@@ -131,7 +131,7 @@ def _with_whole_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with paths that mean the same from any working folder."""
 
     data = recipe.data
-    found = {"name": data.name, "test": data.test, "folder": data.folder}
+    found = {"name": data.name, "test": data.test, "corrupted": data.corrupted, "folder": data.folder}
     paths = {key: Path(spec) for key, spec in found.items() if spec and not is_known(spec)}
     whole = {key: str(path.expanduser().absolute()) for key, path in paths.items()}
     return dataclasses.replace(recipe, data=config.validate(Data, config.to_dict(data) | whole, "data"))

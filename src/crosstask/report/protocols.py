@@ -40,8 +40,7 @@ def facts(summary: Summary) -> Iterator[tuple[str, str]]:
     predictions = {column.protocol["predict"] for column in summary.columns if column.steps}
     if len(predictions) == 1:
         yield "prediction", _PREDICTIONS[predictions.pop()]
-    frost = f" Frost is cut from {_FROST.get(shared['frost'], shared['frost'])}." if shared["frost"] else ""
-    yield "corruptions", f"The severities are those of {shared['table']}.{frost}"
+    yield "corruptions", _corruptions(shared)
     yield "precision", shared["precision"]
     yield "labels", "No method sees a label: test labels decide nothing, only the scorer holds them."
 
@@ -70,6 +69,13 @@ def pace(protocol: Mapping[str, Any]) -> str:
         f"The stream does not wait: a batch comes every {_count(1 / protocol['rate'], 'forward pass', 'es')}, and what "
         "comes while a method is still learning is predicted by the model as it was last adapted."
     )
+
+
+def _corruptions(protocol: Mapping[str, Any]) -> str:
+    if protocol["copies"]:
+        return f"The corrupted images are those of {protocol['copies']}, as they are stored; a seed draws which ones."
+    frost = f" Frost is cut from {_FROST.get(protocol['frost'], protocol['frost'])}." if protocol["frost"] else ""
+    return f"The severities are those of {protocol['table']}.{frost}"
 
 
 def policy(column: Column) -> str:

@@ -83,6 +83,8 @@ class Subject:
     def key(self) -> str:
         """The content hash of whatever determines the figures."""
         made_with = texture() if self.corruption == "frost" else code_hash(self.corruption)
+        if self.target.copies:
+            made_with = self.target.copies.digest(self.corruption, self.severity)
         hashes = {kind: checkpoint.weights_hash for kind, checkpoint in self.checkpoints.items()}
         return digest(
             self.settings, hashes, self.source.fingerprint, self.target.fingerprint, self.corruption, self.severity,

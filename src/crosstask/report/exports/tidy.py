@@ -16,7 +16,7 @@ _FIGURES = (
 )  # fmt: skip
 _PROTOCOL = (
     "preset", "model", "reset", "predict", "shift", "stream", "delta", "slots", "rounds", "batch_size", "rate",
-    "precision", "table",
+    "precision", "table", "copies",
 )  # fmt: skip
 _ORIGIN = ("checkpoint", "device", "commit", "key")
 

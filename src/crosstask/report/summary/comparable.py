@@ -11,7 +11,7 @@ from crosstask.bench.protocol import Protocol
 from crosstask.bench.records import Record
 from crosstask.errors import DataError
 
-PIXELS = ("n", "stream", "delta", "slots", "shift", "sequence", "rounds", "shuffled", "table", "frost")
+PIXELS = ("n", "stream", "delta", "slots", "shift", "sequence", "rounds", "shuffled", "table", "frost", "copies")
 """What decides, beside data set, corruption, severity and seed, which images come, in which order."""
 
 SHARED = ("preset", "batch_size", *PIXELS, "rate", "precision")
