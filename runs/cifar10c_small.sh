@@ -28,10 +28,14 @@ measure() {
 }
 few=(--set 'bench.corruptions=["clean", "gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression"]')
 measure ""
-measure -100-steps "${few[@]}" --set 'bench.curve=[0, 1, 3, 5, 10, 20, 50, 100]' \
-  --set 'bench.columns={source={method="source"}, cta={method="cta", arguments={steps=100}}}'
+rest=(--set 'bench.corruptions=["shot_noise", "impulse_noise", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost",
+  "brightness", "elastic_transform", "pixelate"]')
+long=(--set 'bench.curve=[0, 1, 3, 5, 10, 20, 50, 100]'
+  --set 'bench.columns={source={method="source"}, cta={method="cta", arguments={steps=100}}}')
+measure -100-steps "${few[@]}" "${long[@]}"
+measure -100-steps-rest "${rest[@]}" "${long[@]}" --set bench.images=256
 online='method="cta", reset="corruption"'
-measure -online "${few[@]}" --set bench.images=5120 --set 'bench.seeds=[0]' --set 'bench.curve=[0, 20]' --set \
+measure -online "${few[@]}" --set bench.images=5120 --set 'bench.curve=[0, 20]' --set \
   "bench.columns={source={method=\"source\"}, cta={method=\"cta\"}, cta-online={$online, arguments={steps=1}}, \
 cta-online-20={$online, arguments={steps=1, first_steps=20}}}"
 measure -joint --set supervised.epochs=30 \

@@ -126,6 +126,7 @@ def test_old_and_new_records_compare() -> None:
         (lambda r: modern(replace(r, n=512, protocol=r.protocol | {"n": 512})), r"same test images \(n: 256 and 512\)"),
         (lambda r: modern(r, shift="mixed"), r"\(shift: constant and mixed\); measure one of them again"),
         (lambda r: modern(r, table="imagenet"), r"\(table: cifar and imagenet\)"),
+        (lambda r: modern(r, copies="cifar10-c"), r"\(copies: none and cifar10-c\)"),
         (lambda r: modern(r, stream="clumped", delta=0.1), r"\(stream: iid and clumped; delta: none and 0\.1\)"),
         (lambda r: replace(r, label=f"my-{r.label}"), "no column that both measured.*A has source, ptbn.*my-cta"),
         (lambda r: replace(r, seed=r.seed + 7), "no column that both measured"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +17,13 @@ from hypothesis import strategies as st
 from crosstask.bench import records
 from crosstask.bench.cells import cells, check
 from crosstask.bench.grid import measure
-from crosstask.data.copies import _HELD
+from crosstask.data import copies as stored_copies
 from crosstask.data.corruptions import corrupt
+from crosstask.data.download.dataset import KnownData
 from crosstask.data.images import ImageSet, load_images, with_copies
 from crosstask.data.streams import StreamPlan, build_stream, draw_stream, rebuild_stream
-from crosstask.data.writer import Copies, write_copies
-from crosstask.errors import DataError, UnknownName
+from crosstask.data.writer import MANIFEST, Copies, write_copies
+from crosstask.errors import ConfigError, DataError, UnknownName
 from test_executors import Bench
 from test_protocols import bench, grid, images
 
@@ -32,6 +35,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of copies of `images()`, at severities 1 to 3, corrupted with the seed 7."""
     path = tmp_path_factory.mktemp("stored") / "numbers-c"
     write_copies(Copies(images=images(), corruptions=NAMES, severities=(1, 2, 3), seed=7), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of copies as it is published, without `corrupted.json`: all severities, the seed 7."""
+    path = tmp_path_factory.mktemp("official") / "numbers-c"
+    write_copies(Copies(images=images(), corruptions=NAMES, seed=7), path)
+    (path / MANIFEST).unlink()
     return path
 
 
@@ -88,21 +100,35 @@ def test_copies_in_class_folders_are_found_by_their_names(tmp_path: Path, items:
     assert torch.equal(distance.argmin(dim=1), stream.indices), "JPEG has changed them, and each is nearest to its own"
     other = dataclasses.replace(target, items=tuple(f"other_{row}.png" for row in range(60)))
     if items == "different":
+        (tmp_path / MANIFEST).unlink()
         with pytest.raises(DataError, match="60 of 60 have another label or name"):
             _ = draw_stream(with_copies(other, tmp_path), "brightness", 2, count=4, batch_size=4, seed=0).images
 
 
-def test_no_more_cells_are_held_than_a_benchmark_has(tmp_path: Path) -> None:
-    few = images().subset(range(4))
-    many = tuple(name for name in ("contrast", "brightness", "pixelate", "saturate"))
-    write_copies(Copies(images=few, corruptions=many), tmp_path / "c")
-    copies = with_copies(few, tmp_path / "c").copies
-    wanted = [(name, severity) for name in many for severity in range(1, 6)]
-    assert len(wanted) > _HELD
+def test_no_more_is_held_than_is_said_and_what_was_asked_for_last_stays(official: Path, monkeypatch) -> None:
+    copies = with_copies(images(), official).copies
+    monkeypatch.setattr(stored_copies, "_HELD", 3 * images().images.numel())
+    wanted = [(name, severity) for name in NAMES for severity in (1, 2)]
     for _ in range(2):
         for name, severity in wanted:
-            assert torch.equal(copies.read(name, severity), corrupt(few.images, name, severity, seed=0))
-            assert len(copies._held) <= _HELD
+            assert torch.equal(copies.read(name, severity), corrupt(images().images, name, severity, seed=7))
+            assert torch.equal(copies.read("fog", 5), corrupt(images().images, "fog", 5, seed=7))
+            assert len(copies._held) <= 3 and ("fog", 5) in copies._held
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_colour_copies_in_the_published_layout_are_read(tmp_path: Path, archive: bool) -> None:
+    pixels = torch.randint(0, 256, (30, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    target = ImageSet(images=pixels, labels=torch.arange(30) % 5, class_names=tuple("abcde"), name="colours")
+    path = tmp_path / "colours-c"
+    write_copies(Copies(images=target, corruptions=("brightness", "shot_noise")), path)
+    (path / MANIFEST).unlink()
+    if archive:
+        with tarfile.open(tmp_path / "colours-c.tar", "w") as tar:
+            tar.add(path, "colours-c")
+        path = tmp_path / "colours-c.tar"
+    stream = draw_stream(with_copies(target, path), "shot_noise", 4, count=20, batch_size=8, seed=1)
+    assert torch.equal(stream.images.images, corrupt(pixels, "shot_noise", 4, seed=0)[stream.indices])
 
 
 # What is measured
@@ -121,25 +147,36 @@ def test_figures_are_those_of_the_pixels_and_the_record_says_whose_they_are(tiny
             b.nll,
         )
         assert a.key != b.key
-        assert "copies" not in a.protocol and b.protocol["copies"] == "numbers-c" and not b.protocol["frost"]
+        assert (
+            "copies" not in a.protocol
+            and b.protocol["copies"] == "numbers-c (crosstask corrupt, seed 7)"
+            and not b.protocol["frost"]
+        )
 
 
-def test_other_pixels_in_a_file_are_another_number(tiny, stored: Path, tmp_path: Path) -> None:
-    write_copies(Copies(images=images(), corruptions=NAMES, severities=(1, 2, 3), seed=8), tmp_path / "numbers-c")
-    made = grid(tiny, bench(corruptions=("contrast", "gaussian_noise"), severity=3))
+def test_other_pixels_in_a_file_are_another_number(tiny, official: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "numbers-c"
+    shutil.copytree(official, changed)
+    noise = np.load(changed / "gaussian_noise.npy")
+    noise[-1] ^= 1
+    np.save(changed / "gaussian_noise.npy", noise)
+    made = grid(tiny, bench(corruptions=("contrast", "gaussian_noise")))
     keys = []
-    for folder in (stored, tmp_path / "numbers-c"):
+    for folder in (official, changed):
         keys.append([cell.keys for cell in cells(dataclasses.replace(made, images=with_copies(images(), folder)))])
-    assert keys[0][:2] == keys[1][:2], "contrast has no dice"
-    assert not {*keys[0][2:]} & {*keys[1][2:]}
+    assert keys[0][:2] == keys[1][:2] and not {*keys[0][2:]} & {*keys[1][2:]}
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"corruptions": ("contrast", "fogg"), "severity": 3}, UnknownName, "unknown corruption 'fogg'"),
-        ({"corruptions": ("contrast", "snow"), "severity": 3}, UnknownName, "unknown corruption in numbers-c 'snow'"),
-        ({"corruptions": NAMES}, DataError, "numbers-c holds the severities 1, 2, 3, got 5; take one of them"),
+        (
+            {"corruptions": ("contrast", "snow"), "severity": 3},
+            UnknownName,
+            "unknown corruption among the copies numbers-c .*: 'snow'",
+        ),
+        ({"corruptions": NAMES}, DataError, "holds the severities 1, 2, 3, got 5; take one of them"),
     ],
 )
 def test_what_is_not_stored_is_said_before_anything_is_measured(stored, settings, error, message) -> None:
@@ -147,22 +184,51 @@ def test_what_is_not_stored_is_said_before_anything_is_measured(stored, settings
         check(bench(**settings), with_copies(images(), stored))
 
 
-def test_copies_of_other_images_are_refused(stored: Path) -> None:
+def test_the_table_is_that_of_the_copies(tmp_path: Path) -> None:
+    write_copies(Copies(images=images(), corruptions=("fog",), severities=(5,), table="imagenet"), tmp_path)
+    target = with_copies(images(), tmp_path)
+    with pytest.raises(ConfigError, match=r"made with the severities of 'imagenet', and bench\.table is 'cifar'; say"):
+        check(bench(corruptions=("fog",)), target)
+    check(bench(corruptions=("fog",), table="imagenet"), target)
+
+
+def test_copies_of_other_images_are_refused_before_anything_is_measured(stored: Path, official: Path) -> None:
     fewer, turned = images().subset(range(50)), images().subset(list(range(59, -1, -1)))
-    large = ImageSet(images=torch.zeros(60, 1, 32, 32, dtype=torch.uint8), name="large")
+    large = ImageSet(
+        images=torch.zeros(60, 1, 32, 32, dtype=torch.uint8),
+        labels=images().labels,
+        class_names=tuple("abcde"),
+        name="large",
+    )
     for target, message in (
         (fewer, "expected 50x1x16x16 .* got 60x1x16x16"),
         (large, "expected 60x1x32x32 .* got 60x1x16x16"),
         (turned, "48 of 60 have another label or name"),
     ):
         with pytest.raises(DataError, match=f"numbers-c does not hold copies of the images to test on.*{message}"):
-            _ = draw_stream(with_copies(target, stored), "fog", 1, count=4, batch_size=4, seed=0).images
+            check(bench(corruptions=("fog",)), with_copies(target, official))
+    alike = dataclasses.replace(images(), images=255 - images().images)
+    with pytest.raises(
+        DataError, match=r"numbers-c \(.*seed 7\) holds copies of images with the fingerprint .* got numbers"
+    ):
+        with_copies(alike, stored)
     for spec, message in (
         ("cifar10", "cifar10 is no corrupted benchmark"),
         (stored.parent, "holds no corrupted copies"),
     ):
         with pytest.raises(DataError, match=message):
             with_copies(images(), spec)
+
+
+def test_class_folders_are_not_for_images_without_labels(tmp_path: Path) -> None:
+    write_copies(Copies(images=images(), corruptions=("fog",), severities=(5,), table="imagenet"), tmp_path)
+    with pytest.raises(DataError, match="found by class and name, and the images to test on have no labels"):
+        _ = draw_stream(with_copies(images().unlabelled(), tmp_path), "fog", 5, count=4, batch_size=4, seed=0).images
+
+
+def test_a_known_benchmark_goes_by_its_name(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KnownData, "ensure", lambda self, *_: official)
+    assert with_copies(images(), "cifar10-c").copies.name == "cifar10-c"
 
 
 @pytest.fixture
@@ -194,7 +260,7 @@ def test_the_command_line_measures_on_copies_in_other_processes_too(few: Bench, 
         assert process.returncode == 0, said
         found = records.read(few.out / "records.jsonl")
         accuracies.append([(r.label, r.corruption, r.right) for r in found])
-        assert {r.protocol.get("copies") for r in found} == ({"test-c"} if more else {None})
+        assert {r.protocol.get("copies") for r in found} == ({"test-c (crosstask corrupt, seed 0)"} if more else {None})
     assert "found all 6 cells" in said, "whoever measures, the cells are the same"
     assert accuracies[0] == accuracies[1] == accuracies[2]
     (few.out / "records.jsonl").unlink()

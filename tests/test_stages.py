@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from crosstask import runtime
 from crosstask.augmix import augmix
-from crosstask.config import Align, Supervised, Views
+from crosstask.config import Align, Supervised, Views, digest
 from crosstask.data.images import ImageSet
 from crosstask.errors import ConfigError, DataError
 from crosstask.nets.split import Classifier
@@ -96,6 +96,13 @@ def test_one_step_of_the_supervised_stage_is_cross_entropy_on_crops_a_share_of_t
         assert 0 < chosen.sum() < 8
         x = torch.where(chosen, augmix(x, generator), x)
     assert loss == pytest.approx(float(F.cross_entropy(plain(x), labels[order]).detach()), rel=1e-5)
+
+
+def test_a_supervised_stage_without_augmix_is_the_one_that_older_versions_knew():
+    """Checkpoints are found by this digest, which is of before there was `augmix`."""
+    assert digest(Supervised(epochs=60)) == digest(Supervised(epochs=60, augmix=0))
+    assert digest(Supervised(epochs=60)) == "dde196a2da59f6a842212ff596f80fe8bc39e564e455a916f87144d74d5fca90"
+    assert digest(Supervised(epochs=60)) != digest(Supervised(epochs=60, augmix=1))
 
 
 def test_a_student_of_another_architecture_starts_as_itself(tiny):

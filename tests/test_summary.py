@@ -342,6 +342,7 @@ def test_what_does_not_compare_is_refused(records: list[Record], message: str) -
         ("slots", 7),
         ("rate", 0.5),
         ("frost", "procedural"),
+        ("copies", "cifar10-c"),
     ],
 )
 def test_columns_of_unlike_streams_share_no_table(key: str, value: Any) -> None:

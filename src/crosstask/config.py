@@ -62,7 +62,8 @@ class Data:
     """Images to test on; by default the split `test` of `name`."""
     corrupted: str | None = None
     """Corrupted copies of the images to test on, shown in the place of corrupting them: `cifar10-c`, `cifar100-c`, or
-    the path of a folder or archive, official or of `crosstask corrupt`. A seed then draws images and their order."""
+    the path of a folder or archive, official or of `crosstask corrupt`, from the working folder on. A seed then draws
+    images and their order, and `bench.table` only says what the copies were made with."""
     folder: Path | None = None
     """Where to look for a known data set before the cache and the network."""
     validation: Steps = 0
@@ -149,7 +150,10 @@ class Optimisation:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Supervised(Optimisation):
-    """Stage 1a: cross-entropy with random resized crops and flips."""
+    """Stage 1a: cross-entropy with random resized crops and flips, of which AugMix may change some.
+
+    The models with a task beside the classifier see the same; but `joint` sees the views of its task.
+    """
 
     crop: Areas = (0.5, 1.0)
     """Smallest and largest share of the image's area that a crop keeps."""

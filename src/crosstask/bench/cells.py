@@ -14,6 +14,7 @@ from crosstask.bench import records
 from crosstask.bench.protocol import Protocol
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Bench, Column, digest
+from crosstask.data.copies import StoredCopies
 from crosstask.data.corruptions.frost_sheets import texture
 from crosstask.data.corruptions.own import code_hash, register_from
 from crosstask.data.images import ImageSet, check_same_kind
@@ -109,8 +110,11 @@ def check(bench: Bench, images: ImageSet) -> None:
         raise ConfigError("a comparison needs the frozen model: add a column with method = 'source'")
     for name, reference in bench.shifts.items():
         register_from(name, reference)
+    _check_copies(bench, images.copies)
     for corruptions in streams(bench):
-        build_stream(images, plan(bench, corruptions, bench.seeds[0]))
+        stream = build_stream(images, plan(bench, corruptions, bench.seeds[0]))
+        if images.copies:
+            _ = stream.made_with  # stored copies are read here, before anything long begins
 
 
 def check_batch_norm(label: str, column: Column, model: nn.Module, encoder: str) -> None:
@@ -119,6 +123,16 @@ def check_batch_norm(label: str, column: Column, model: nn.Module, encoder: str)
         raise ConfigError(
             f"column {label!r}: {column.method} needs batch-norm layers, and the encoder {encoder} has none; take the "
             "column away, or say encoder = 'resnet18-narrow' or another that has them"
+        )
+
+
+def _check_copies(bench: Bench, copies: StoredCopies | None) -> None:
+    """Refuse a table other than the one the copies were made with."""
+    table = copies.cells.made.get("table", bench.table) if copies else bench.table
+    if table != bench.table:
+        raise ConfigError(
+            f"the copies were made with the severities of {table!r}, and bench.table is {bench.table!r}; say "
+            f"bench.table = {table!r}"
         )
 
 

@@ -128,6 +128,8 @@ class Diagnosis:
     """From 1 (mild) to 5."""
     table: str
     """Whose constants define the severities."""
+    copies: str | None = None
+    """What the stored corrupted copies are called that were looked at; None: the images were corrupted here."""
     seed: int
     """Draws images, noise and views."""
     batches: Annotated[int, Field(ge=2)]

@@ -14,8 +14,9 @@ from crosstask.data.sources.arrays import Arrays
 from crosstask.data.sources.corrupted import CorruptedSet
 from crosstask.errors import DataError, UnknownName
 
-_HELD = 16
-"""Cells kept in memory, so that a stream of mixed corruptions does not read them anew with each batch."""
+_HELD = 2**31
+"""Bytes of cells kept in memory, so that batches of mixed corruptions do not read them anew: more than fifteen of Tiny
+ImageNet's (1.8 GB)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,7 +26,7 @@ class StoredCopies:
     They come in the order of the set, or in class folders under the file names of its images.
 
     Attributes:
-        name: what they are called in records and messages.
+        name: what they are called in records and messages; says of those by `crosstask corrupt` with which seed.
         cells: the benchmark they are read from.
         shape: (N, C, H, W) of the set.
         labels: int64 [N] of the set, or None.
@@ -49,7 +50,7 @@ class StoredCopies:
         """
         for name in corruptions:
             if name not in self.cells.corruptions:
-                raise UnknownName(f"corruption in {self.name}", name, self.cells.corruptions)
+                raise UnknownName(f"corruption among the copies {self.name}:", name, self.cells.corruptions)
         lacking = sorted(set(severities) - set(self.cells.severities))
         if lacking:
             raise DataError(
@@ -65,13 +66,14 @@ class StoredCopies:
             DataError: the severity is not stored, what is stored is damaged, or it is of other images.
         """
         key = (corruption, severity)
-        if key not in self._held:
+        pixels = self._held.pop(key, None)
+        if pixels is None:
             found = self.cells.read(corruption, severity)
-            order = self._order(found)
-            if len(self._held) == _HELD:
-                del self._held[next(iter(self._held))]
-            self._held[key] = torch.from_numpy(found.images[order])
-        return self._held[key]
+            pixels = torch.from_numpy(found.images[self._order(found)])
+        self._held[key] = pixels  # at the end: what was asked for longest ago stands first
+        while len(self._held) * pixels.numel() > _HELD and len(self._held) > 1:
+            del self._held[next(iter(self._held))]
+        return pixels
 
     def digest(self, corruption: str, severity: int) -> str:
         """Return the SHA-256 of a cell's pixels, 64 hexadecimal digits.
@@ -93,7 +95,12 @@ class StoredCopies:
                 f"height, width) at each severity, got {got}"
             )
         if found.labels is None or self.labels is None:
-            return list(range(len(found.images)))
+            if found.items is None:
+                return list(range(len(found.images)))
+            raise DataError(
+                f"{self.name} holds class folders, whose images are found by class and name, and the images to test on "
+                "have no labels; load them with their labels"
+            )
         labels, own = found.labels.tolist(), self.labels.tolist()
         order = list(range(len(own))) if found.items is None else self._by_name(labels, found.items)
         differing = sum(row < 0 or labels[row] != label for row, label in zip(order, own, strict=True))

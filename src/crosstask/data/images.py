@@ -67,7 +67,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
-        """Return the images at `indices`, integers from 0 to N - 1, in that order, without copies.
+        """Return the images at `indices`, integers from 0 to N - 1, in that order; stored copies do not go along.
 
         Raises:
             DataError: there are none, one is out of range, or they are not integers.
@@ -215,19 +215,28 @@ def with_copies(
 ) -> ImageSet:
     """Return images whose streams show stored corrupted copies of them in the place of corrupting them.
 
+    It comes last: a `subset` of what it returns is corrupted anew, and images put in their place would keep the copies.
+
     Args:
         images: those the copies were made from: of `cifar10-c`, CIFAR-10's test split.
         spec, data_dir, report: as of `load_corrupted`.
 
     Raises:
-        DataError: unknown name, or a path that holds no corrupted benchmark. That its copies are of these images is
-            checked where they are read.
+        DataError: unknown name, a path that holds no corrupted benchmark, or one that `crosstask corrupt` made of other
+            images; of an official one, shape, labels and names are checked where it is read.
         DownloadError: the benchmark is not here; `crosstask data get` fetches it.
     """
     name, found = _opened(spec, data_dir, report)
+    if found.made:
+        name = f"{name} (crosstask corrupt, seed {found.made['seed']})"
+        if images.labels is not None and found.made["fingerprint"] != images.fingerprint:
+            raise DataError(
+                f"{name} holds copies of images with the fingerprint {found.made['fingerprint']}, got {images.name} "
+                f"with {images.fingerprint}; name the clean images they were made from"
+            )
     labels = None if images.labels is None else images.labels.cpu()
-    copies = StoredCopies(name=name, cells=found, shape=tuple(images.images.shape), labels=labels, items=images.items)
-    return replace(images, copies=copies)
+    shape = tuple(images.images.shape)
+    return replace(images, copies=StoredCopies(name=name, cells=found, shape=shape, labels=labels, items=images.items))
 
 
 def _opened(spec: str | Path, data_dir: str | Path | None, report: Report | None) -> tuple[str, CorruptedSet]:

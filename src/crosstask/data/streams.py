@@ -161,7 +161,7 @@ class Stream:
         """Yield the images, uint8 [B, C, H, W], without their labels.
 
         They are taken from `images` if that has been asked for. Otherwise they are made batch by batch, again on every
-        pass, and no more than one batch is held.
+        pass, and no more than one batch is held; or they are rows of stored copies, which `StoredCopies.read` reads.
         """
         for start in range(0, len(self), self.batch_size):
             yield self.pixels(slice(start, start + self.batch_size))
@@ -229,9 +229,9 @@ def draw_stream(
         severity: 1 to 5; not looked at for `clean`.
 
     Raises:
-        UnknownName: there is no such corruption or table.
+        UnknownName: there is no such corruption or table, or no stored copy under it.
         ConfigError: a number is out of range, or more images are asked for than there are.
-        DataError: the images are too small to be corrupted.
+        DataError: the images are too small to be corrupted, or their stored copies lack the severity.
     """
     plan = StreamPlan(
         shift="constant",
@@ -255,7 +255,9 @@ def build_stream(images: ImageSet, plan: StreamPlan) -> Stream:
 
     Raises:
         ConfigError: more images are asked for than there are.
-        DataError: labels are needed and there are none, or the images are too small to be corrupted.
+        UnknownName: there are stored copies, and none under a corruption of the plan.
+        DataError: labels are needed and there are none, the images are too small to be corrupted, or their stored
+            copies lack a severity.
     """
     _check_images(images, plan)
     sequence = _sequence(plan)
@@ -298,7 +300,8 @@ def rebuild_stream(images: ImageSet, description: Mapping[str, Any]) -> Stream:
     if stream.made_with != description["made_with"]:
         raise DataError(
             f"the stream was made with {description['made_with']}, here it would be with {stream.made_with}; take the "
-            "same sheets of frost (`crosstask data get frost` has the photographs) and the same code of your own shift"
+            "same sheets of frost (`crosstask data get frost` has the photographs), the same code of your own shift, "
+            "the same stored copies"
         )
     return stream
 

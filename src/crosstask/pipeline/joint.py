@@ -27,10 +27,11 @@ GO_ON = ("joint", "tttflow", "rec-ttt")
 
 
 def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, supervised: Checkpoint | None) -> Checkpoint:
-    """The source-time stage of a method CTA is compared with, at the backbone, epochs and augmentation of stage 1a.
+    """The source-time stage of a method CTA is compared with, at the backbone and epochs of stage 1a.
 
     `joint` (SimCLR beside the classifier) and `tttflow` go on from the supervised checkpoint, `rec-ttt` from two copies
-    of it; the others start anew and look at none.
+    of it; the others start anew and look at none. All see the crops of stage 1a but `joint`, which sees its task's
+    views.
     """
     recipe = experiment.recipe
     task_config = recipe.task if kind == "joint" else Auxiliary(name=kind, arguments=recipe.tasks.get(kind, {}))

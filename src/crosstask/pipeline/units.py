@@ -152,7 +152,7 @@ class Measuring:
         """Return the records of a cell, and its example where the report shows one.
 
         Raises:
-            DataError: here are other images, sheets of frost or shifts than where the item comes from.
+            DataError: here are other images, copies, sheets of frost or shifts than where the item comes from.
         """
         if not self._cells:
             grid = self.open()
@@ -160,7 +160,7 @@ class Measuring:
             self._cells = {cell.keys[0]: cell for cell in cells(grid)}
         if item.key not in self._cells:
             raise DataError(
-                f"a worker found other images, sheets of frost or shifts than the process that asked for {item}: give "
+                f"a worker found other images, copies, frost or shifts than the process that asked for {item}: give "
                 "all machines the same files and the same version of crosstask"
             )
         measured = self._meter(self._cells[item.key])

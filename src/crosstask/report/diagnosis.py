@@ -192,7 +192,8 @@ def _scope(found: Diagnosis) -> str:
 
 
 def _corruption(found: Diagnosis) -> str:
-    return f"{found.corruption.replace('_', ' ')} at severity {found.severity}"
+    stored = f" in {found.copies}" if found.copies else ""
+    return f"{found.corruption.replace('_', ' ')} at severity {found.severity}{stored}"
 
 
 _NAMES = {"self-supervised": "unaligned"}

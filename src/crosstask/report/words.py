@@ -255,7 +255,8 @@ def seed(summary: Summary) -> str:
     """Say what varies between seeds and what does not."""
     trained = max(len(column.checkpoints) for column in summary.columns)
     models = "one trained model" if trained == 1 else f"{trained} trained models"
-    return f"A seed draws the images, the corruption and the views; each column stands on {models}."
+    drawn = "their order" if summary.protocol["copies"] else "the corruption"
+    return f"A seed draws the images, {drawn} and the views; each column stands on {models}."
 
 
 def below_source(summary: Summary) -> list[str]:

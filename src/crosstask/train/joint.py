@@ -17,7 +17,7 @@ from crosstask.train.pretrain import check_labels, seen
 def pretrain_joint(
     classifier: Classifier, task: JointTask, images: ImageSet, config: Supervised, run: Run, *, weight: float = 1.0
 ) -> list[float]:
-    """Train a classifier and a task on one encoder: `CE(y, h f(x)) + weight * task(f, x)`, x cropped and flipped.
+    """Train a classifier and a task on one encoder: `CE(y, h f(x)) + weight * task(f, x)`, x as `seen`.
 
     Args:
         classifier, task: trained in place.
@@ -83,7 +83,7 @@ def pretrain_on_frozen(
     Args:
         encoder: left as it is.
         task: trained in place.
-        images: with labels or without; cropped and flipped.
+        images: with labels or without; as `seen` by the supervised stage.
 
     Raises:
         TrainingError: the loss is no longer finite.

@@ -60,6 +60,7 @@ def diagnose(subject: Subject, progress: Callable[[int, int, str], None] = lambd
         corruption=subject.corruption,
         severity=subject.severity,
         table=subject.table,
+        copies=subject.target.copies.name if subject.target.copies else None,
         seed=subject.seed,
         batches=subject.settings.batches,
         adapted=subject.settings.adapted,

@@ -29,6 +29,8 @@ class CorruptedSet:
     """What reads one corruption at one severity."""
     sizes: dict[str, int] = field(default_factory=dict, repr=False)
     """File or folder below `path` -> bytes in it, as `corrupted.json` says."""
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Fingerprint of the images, table and seed, as `corrupted.json` says; empty where there is none."""
 
     @property
     def corruptions(self) -> tuple[str, ...]:
@@ -114,7 +116,8 @@ def open_corrupted(path: Path, name: str | None = None) -> CorruptedSet:
             "<corruption>/<severity>/<class>/*.JPEG. Name the folder that holds them"
         )
     sizes = {file: entry["bytes"] for file, entry in said.get("files", {}).items()}
-    return CorruptedSet(path=path, cells=cells, sizes=sizes)
+    told: dict[str, Any] = {key: said.get(key) for key in ("fingerprint", "table", "seed")}
+    return CorruptedSet(path=path, cells=cells, sizes=sizes, made={} if None in told.values() else told)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
