@@ -33,7 +33,7 @@ rest=(--set 'bench.corruptions=["shot_noise", "impulse_noise", "glass_blur", "mo
 long=(--set 'bench.curve=[0, 1, 3, 5, 10, 20, 50, 100]'
   --set 'bench.columns={source={method="source"}, cta={method="cta", arguments={steps=100}}}')
 measure -100-steps "${few[@]}" "${long[@]}"
-measure -100-steps-rest "${rest[@]}" "${long[@]}" --set bench.images=256
+measure -100-steps-rest "${rest[@]}" "${long[@]}" --set bench.images=128
 online='method="cta", reset="corruption"'
 measure -online "${few[@]}" --set bench.images=5120 --set 'bench.curve=[0, 20]' --set \
   "bench.columns={source={method=\"source\"}, cta={method=\"cta\"}, cta-online={$online, arguments={steps=1}}, \
