@@ -300,8 +300,7 @@ def rebuild_stream(images: ImageSet, description: Mapping[str, Any]) -> Stream:
     if stream.made_with != description["made_with"]:
         raise DataError(
             f"the stream was made with {description['made_with']}, here it would be with {stream.made_with}; take the "
-            "same sheets of frost (`crosstask data get frost` has the photographs), the same code of your own shift and "
-            "stored copies"
+            "same sheets of frost (`crosstask data get frost` has the photographs), code of your own shift and copies"
         )
     return stream
 
