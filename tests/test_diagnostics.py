@@ -30,8 +30,9 @@ from crosstask.bench.diagnostics.similarity import linear_cka_without
 from crosstask.bench.records import Record
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Diagnose, Task
-from crosstask.data.images import ImageSet
+from crosstask.data.images import ImageSet, with_copies
 from crosstask.data.streams import draw_stream
+from crosstask.data.writer import Copies, write_copies
 from crosstask.errors import ConfigError, DataError
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import make_encoder
@@ -290,6 +291,17 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(found: Diag
     assert diagnose(subject(family)) == found
     other = diagnose(subject(family, seed=4))
     assert other.gradients != found.gradients and other.key != found.key
+
+
+def test_stored_copies_are_looked_at_and_named(found: Diagnosis, family, tmp_path: Path) -> None:
+    write_copies(Copies(images=images(), corruptions=("contrast",), severities=(5,), seed=3), tmp_path / "c")
+    stored = diagnose(subject(family, target=with_copies(images(), tmp_path / "c")))
+    assert (found.copies, stored.copies) == (None, "c (crosstask corrupt, seed 3)") and stored.key != found.key
+    assert stored.gradients == found.gradients and stored.drifts == found.drifts and stored.picture == found.picture
+    assert (
+        "contrast at severity 5 in c (crosstask corrupt, seed 3),"
+        in shown.view(stored, summarise(fake_records())).scope
+    )
 
 
 def test_labels_choose_nothing(found: Diagnosis, family) -> None:
