@@ -300,7 +300,8 @@ def rebuild_stream(images: ImageSet, description: Mapping[str, Any]) -> Stream:
     if stream.made_with != description["made_with"]:
         raise DataError(
             f"the stream was made with {description['made_with']}, here it would be with {stream.made_with}; take the "
-            "same sheets of frost (`crosstask data get frost` has the photographs), code of your own shift and copies"
+            "same sheets of frost (`crosstask data get frost` has the photographs), the same code of your own shift "
+            "and the same copies"
         )
     return stream
 
