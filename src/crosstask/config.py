@@ -35,6 +35,11 @@ def _different(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def without_empty(plain: dict[str, Any], name: str) -> dict[str, Any]:
+    """Leave out what older versions did not know, where it is empty: the same settings keep their digest."""
+    return {key: value for key, value in plain.items() if key != name or value}
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -117,9 +122,7 @@ class Task:
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: Any) -> Any:
-        """Leave out what older versions did not know, where it is empty: the same settings keep their digest."""
-        plain = handler(self)
-        return {name: value for name, value in plain.items() if name != "arguments" or value}
+        return without_empty(handler(self), "arguments")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -161,9 +164,8 @@ class Supervised(Optimisation):
     """Share of the crops that are mixed with chains of small changes (AugMix), without its consistency loss."""
 
     @model_serializer(mode="wrap")
-    def _without_zero(self, handler: Any) -> Any:
-        """Leave out what older versions did not know, where it is none: the same settings keep their digest."""
-        return {name: value for name, value in handler(self).items() if name != "augmix" or value}
+    def _without_empty(self, handler: Any) -> Any:
+        return without_empty(handler(self), "augmix")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from crosstask.config import Kind
+from crosstask.config import Kind, without_empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,6 @@ class Protocol:
         return 0 if self.predict == "before" else self.steps
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `copies` only where there are some, as what older versions did not know."""
+        """Return plain JSON values; `copies` only where there are some."""
         plain = asdict(self) | {"curve": list(self.curve), "sequence": list(self.sequence)}
-        return {name: value for name, value in plain.items() if name != "copies" or value}
+        return without_empty(plain, "copies")
