@@ -3,7 +3,7 @@
     python runs/gradients_over_training.py CHECKPOINTS FILE.jsonl
 
 From the supervised and self-supervised checkpoints of `bash runs/cifar10c_small.sh` (the committed figures: from the
-supervised one of `results/cifar10c-small-joint`). Three trainings on its 45,000 images: classifier and SimCLR
+supervised one of `results/cifar10c-small-30-joint`). Three trainings on its 45,000 images: classifier and SimCLR
 together from new weights, four epochs; alignment that starts from the self-supervised encoder, as in the paper, and
 from the supervised one, two epochs each. Nine times along each the cosine between the gradients of SimCLR's loss and
 of the cross-entropy (`crosstask.bench.diagnostics.gradients`), on the 5,000 images kept for validation, as they are

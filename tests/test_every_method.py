@@ -84,6 +84,16 @@ def test_a_stage_by_itself_gives_the_very_weights_of_the_whole_run(finished: Pat
 
 
 @pytest.mark.slow
+def test_a_stage_beside_a_task_has_epochs_of_its_own(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    setting = "supervised.joint_epochs=2"
+    crosstask("pretrain", recipe, "--out", tmp_path / "own", "--only", "joint", "--set", setting)
+    own, others = weights(tmp_path / "own"), weights(finished)
+    assert own["supervised"] == others["supervised"] and own["joint"] != others["joint"]
+    made = {kind: checkpoint.read_about(tmp_path / "own" / "checkpoints" / kind)["settings"] for kind in own}
+    assert {kind: about["supervised"]["epochs"] for kind, about in made.items()} == {"supervised": 1, "joint": 2}
+
+
+@pytest.mark.slow
 def test_a_second_run_finds_every_stage_and_cell(finished: Path, recipe: Path) -> None:
     before = weights(finished)
     done = crosstask("run", recipe, "--out", finished)

@@ -98,9 +98,11 @@ def test_one_step_of_the_supervised_stage_is_cross_entropy_on_crops_a_share_of_t
     assert loss == pytest.approx(float(F.cross_entropy(plain(x), labels[order]).detach()), rel=1e-5)
 
 
-def test_a_supervised_stage_without_augmix_is_the_one_that_older_versions_knew():
-    """Checkpoints are found by this digest, which is of before there was `augmix`."""
-    assert digest(Supervised(epochs=60)) == digest(Supervised(epochs=60, augmix=0))
+def test_a_supervised_stage_without_what_is_new_is_the_one_that_older_versions_knew():
+    """Checkpoints are found by this digest, which is of before there were `augmix` and `joint_epochs`."""
+    assert digest(Supervised(epochs=60)) == digest(Supervised(epochs=60, augmix=0, joint_epochs=0))
+    assert digest(Supervised(epochs=60, joint_epochs=24).alone()) == digest(Supervised(epochs=60))
+    assert digest(Supervised(epochs=60, joint_epochs=24).beside_task()) == digest(Supervised(epochs=24))
     assert digest(Supervised(epochs=60)) == "dde196a2da59f6a842212ff596f80fe8bc39e564e455a916f87144d74d5fca90"
     assert digest(Supervised(epochs=60)) != digest(Supervised(epochs=60, augmix=1))
 

@@ -35,9 +35,9 @@ def _different(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-def without_empty(plain: dict[str, Any], name: str) -> dict[str, Any]:
+def without_empty(plain: dict[str, Any], *names: str) -> dict[str, Any]:
     """Leave out what older versions did not know, where it is empty: the same settings keep their digest."""
-    return {key: value for key, value in plain.items() if key != name or value}
+    return {key: value for key, value in plain.items() if key not in names or value}
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -162,10 +162,20 @@ class Supervised(Optimisation):
     """Smallest and largest share of the image's area that a crop keeps."""
     augmix: Share = 0.0
     """Share of the crops that are mixed with chains of small changes (AugMix), without its consistency loss."""
+    joint_epochs: NotNegative = 0.0
+    """Passes of the models with a task beside the classifier, where they are to be other than `epochs` (0)."""
+
+    def alone(self) -> Supervised:
+        """Return the settings of the classifier alone."""
+        return dataclasses.replace(self, joint_epochs=0.0)
+
+    def beside_task(self) -> Supervised:
+        """Return the settings of a classifier with a task beside it."""
+        return dataclasses.replace(self, epochs=self.joint_epochs or self.epochs, joint_epochs=0.0)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: Any) -> Any:
-        return without_empty(handler(self), "augmix")
+        return without_empty(handler(self), "augmix", "joint_epochs")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -27,13 +27,13 @@ GO_ON = ("joint", "tttflow", "rec-ttt")
 
 
 def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, supervised: Checkpoint | None) -> Checkpoint:
-    """The source-time stage of a method CTA is compared with, at the backbone and epochs of stage 1a.
+    """The source-time stage of a method CTA is compared with, at the backbone of stage 1a.
 
     `joint` (SimCLR beside the classifier) and `tttflow` go on from the supervised checkpoint, `rec-ttt` from two copies
     of it; the others start anew and look at none. All see the crops of stage 1a but `joint`, which sees its task's
     views.
     """
-    recipe = experiment.recipe
+    recipe, settings = experiment.recipe, experiment.recipe.supervised.beside_task()
     task_config = recipe.task if kind == "joint" else Auxiliary(name=kind, arguments=recipe.tasks.get(kind, {}))
     start = supervised if kind in GO_ON else None
     parents: dict[str, str] = {} if start is None else {SUPERVISED: start.weights_hash}
@@ -42,11 +42,11 @@ def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, super
         classifier, task = _joint_start(recipe, kind, images, start, task_config)
         runtime.place(classifier, run.device), runtime.place(task, run.device)
         if isinstance(task, SelfSupervisedTask):
-            losses = pretrain_with_views(classifier, task, images, recipe.supervised, run)
+            losses = pretrain_with_views(classifier, task, images, settings, run)
         elif kind == "tttflow":
-            losses = pretrain_on_frozen(classifier.encoder, task, images, recipe.supervised, run)
+            losses = pretrain_on_frozen(classifier.encoder, task, images, settings, run)
         else:
-            losses = pretrain_joint(classifier, task, images, recipe.supervised, run)
+            losses = pretrain_joint(classifier, task, images, settings, run)
         statistics = source_statistics(classifier.encoder, classifier.head, images, run)
         if isinstance(task, SimCLR):
             statistics |= class_moments(classifier.encoder, images, run)
@@ -63,7 +63,7 @@ def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, super
             **origin(recipe, images),
         )
 
-    return find_or_make(experiment, kind, images, {"supervised": recipe.supervised, "task": task_config}, parents, make)
+    return find_or_make(experiment, kind, images, {"supervised": settings, "task": task_config}, parents, make)
 
 
 def _joint_start(

@@ -41,7 +41,7 @@ def supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
             **origin(recipe, images),
         )
 
-    return find_or_make(experiment, SUPERVISED, images, {"supervised": recipe.supervised}, {}, make)
+    return find_or_make(experiment, SUPERVISED, images, {"supervised": recipe.supervised.alone()}, {}, make)
 
 
 def self_supervised_stage(experiment: Experiment, images: ImageSet) -> Checkpoint:
