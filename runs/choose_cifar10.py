@@ -279,7 +279,7 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     variations: dict[str, tuple[float, ...]] = {
         "contrastive": (0.0,), "distillation": (0.0, 0.5, 8.0), "self_supervised": (0.0, 0.1, 1.0),
         "temperature": (0.05, 0.2), "learning_rate": (0.03,), "batch_size": (128,),
-        "augmix": (1.0,),
+        "augmix": (1.0,), "epochs": (4.0,),
     }  # fmt: skip
     for name, values in variations.items():
         for value in values:
