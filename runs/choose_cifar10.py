@@ -43,6 +43,7 @@ from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask, SimCLR, make_task
 from crosstask.tasks.base import TwoViewTask
 from crosstask.train import align as alignment
+from crosstask.train import loop
 from crosstask.train.loop import Run, fit
 from crosstask.train.statistics import refit_batch_norm
 from crosstask.views import ViewSampler
@@ -279,11 +280,13 @@ def rows() -> Iterator[tuple[str, Callable[[], Scores]]]:
     variations: dict[str, tuple[float, ...]] = {
         "contrastive": (0.0,), "distillation": (0.0, 0.5, 8.0), "self_supervised": (0.0, 0.1, 1.0),
         "temperature": (0.05, 0.2), "learning_rate": (0.03,), "batch_size": (128,),
-        "augmix": (1.0,), "epochs": (4.0,),
+        "augmix": (1.0,), "epochs": (4.0,), "warmup": (0.0,),
     }  # fmt: skip
     for name, values in variations.items():
         for value in values:
             yield f"align.{name} = {value}", lambda n=name, v=value: cta(align(f"{n}-{v}", student, **{n: v}))
+
+    yield "a constant learning rate", lambda: patched(loop, "_schedule", lambda *_: 1.0, "constant", student)
 
     aligned = checkpoint.load(FOLDER / "checkpoints/aligned")
     for keep, rate in ((1.0, 1e-2), (0.95, 1e-2), (0.95, 2e-2)):
