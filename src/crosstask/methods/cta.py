@@ -41,7 +41,8 @@ class CTA(Adapter):
     A classifier as it is, trained by anyone and aligned with nothing, has no task. Without one (`task=None`) NT-Xent
     compares the views in the features themselves, with no projector between, and no crop is of less than half of the
     image, as the classifier may not know smaller ones; all else is as above. That helped a small ResNet with batch norm
-    about as much as CTA with alignment, and did harm to a small transformer, which had to be aligned (`docs/log.md`).
+    about as much as CTA with alignment. Two networks without batch norm had to be aligned: as they were, a rate of 1e-4
+    did nothing for them, and larger ones, the default too, did harm (`docs/log.md`).
 
     Online, with one step a batch and no reset, the first batches are predicted before much is learned. With
     `first_steps=20` the first one is learned from as long as if it stood alone, and the others go on from there.
