@@ -11,8 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 recipe=runs/cifar10c-small.toml out=out/cifar10c-small results=results/cifar10c-small
 mkdir -p $out{,-augmix}/checkpoints
-if [ "${1-}" = --train ]; then train=.venv/bin/crosstask; else
-  train=true
+anew=${1-}
+train() { [ "$anew" != --train ] || .venv/bin/crosstask "$@"; }
+if [ "$anew" != --train ]; then
   for run in "" -augmix; do cp -r $results$run/checkpoints/. $out$run/checkpoints/; done
 fi
 measure() {
@@ -27,8 +28,8 @@ rest=(--set 'bench.corruptions=["shot_noise", "impulse_noise", "glass_blur", "mo
   "brightness", "elastic_transform", "pixelate"]')
 long=(--set 'bench.curve=[0, 1, 3, 5, 10, 20, 50, 100]'
   --set 'bench.columns={source={method="source"}, cta={method="cta", arguments={steps=100}}}')
-$train pretrain $recipe --out $out
-$train align $recipe --out $out
+train pretrain $recipe --out $out
+train align $recipe --out $out
 measure ""
 measure -100-steps "${few[@]}" "${long[@]}"
 measure -100-steps-rest "${rest[@]}" "${long[@]}" --set bench.images=128 --set 'bench.seeds=[0, 1, 2, 3, 4, 5, 6, 7, 8]'
@@ -36,9 +37,9 @@ online='method="cta", reset="corruption"'
 measure -online "${few[@]}" --set bench.images=5120 --set 'bench.curve=[0, 20]' --set \
   "bench.columns={source={method=\"source\"}, cta={method=\"cta\"}, cta-online={$online, arguments={steps=1}}, \
 cta-online-20={$online, arguments={steps=1, first_steps=20}}}"
-$train pretrain $recipe --out $out --only joint
+train pretrain $recipe --out $out --only joint
 measure -joint --set 'bench.columns={source={method="source"}, joint={method="cta", checkpoint="joint"}}'
 peers='source={method="source"}, ptbn={method="ptbn"}, tent={method="tent"}'
-$train pretrain $recipe --out $out-augmix --set supervised.augmix=1 --only supervised
+train pretrain $recipe --out $out-augmix --set supervised.augmix=1 --only supervised
 measure -augmix --set supervised.augmix=1 \
   --set "bench.columns={$peers, cta-unaligned={method=\"cta\", checkpoint=\"supervised\"}}"
