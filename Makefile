@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help demo test test-fast check bench tables docs clean
+.PHONY: help install demo test test-fast check bench tables docs clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -15,6 +15,8 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## Pretrain, align and adapt on Fashion-MNIST; ends with a table and out/fashion-mnist/report.html
 	$(BIN)/crosstask run fashion-mnist
+
+install: $(READY)  ## Only set up: .venv/bin/crosstask
 
 test: $(READY)  ## All tests, six to nine minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile

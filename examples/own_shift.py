@@ -1,6 +1,6 @@
 """A shift of your own: register a function by name, and it stands wherever a built-in corruption does.
 
-    python examples/own_shift.py IMAGES          # writes dusk.png: an image under the shift at all severities
+    python examples/own_shift.py IMAGES          # writes dusk.png: an image under it and under fog
     crosstask corrupt --data IMAGES --out dusk --shift dusk=examples/own_shift.py:dusk --corruption dusk
 
 In a recipe, below [bench]: shifts = { dusk = "own_shift.py:dusk" } and "dusk" among the corruptions.

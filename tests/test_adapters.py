@@ -214,6 +214,15 @@ def test_only_what_moves_carries_a_gradient(tiny, method):
     assert moving == listed and all(parameter.grad is None for parameter in adapter.parameters())
 
 
+@pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: 4 * x - 2])
+def test_images_that_are_not_in_0_to_1_are_refused(tiny, change):
+    """Views are cut to [0, 1]: a network of normalised images would adapt to something else, unnoticed."""
+    adapter, x = make_adapter("source", tiny.checkpoint()), tiny.images()
+    with pytest.raises(AdapterError, match=r"images in \[0, 1\], got values from .*; divide by 255, or put the norm"):
+        adapter(change(x))
+    adapter(x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))  # noise that is not clipped
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs not in ("supervised", "aligned")])
 def test_a_method_says_which_checkpoint_it_needs(tiny, method):
     needs = METHODS[method].needs

@@ -161,7 +161,8 @@ def test_a_score_is_made_of_labels_that_no_adapter_saw():
 def test_a_kept_example_is_found_by_its_cell_and_a_torn_file_holds_none(tmp_path):
     path = tmp_path / "examples.json"
     assert examples.kept(path) == {}
-    example = examples.pick(stream(), *torch.eye(2).expand(10, 2, 2).unbind(1))
+    example = examples.pick(stream(), *torch.eye(2).expand(10, 2, 2).unbind(1), ("even",))
+    assert {example["frozen"]["name"], example["adapted"]["name"]} == {"even", "1"}, "a class without a name"
     examples.keep(path, {"a": example})
     assert examples.kept(path) == {"a": {"key": "a", **example}}
     for torn in ("", "{", "[]", '{"examples": [{}]}', path.read_text()[:200]):

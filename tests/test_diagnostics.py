@@ -29,7 +29,7 @@ from crosstask.bench.diagnostics.picture import coordinates, explained, principa
 from crosstask.bench.diagnostics.similarity import linear_cka_without
 from crosstask.bench.records import Record
 from crosstask.checkpoint import Checkpoint
-from crosstask.config import Diagnose, Task
+from crosstask.config import Bench, Diagnose, Task, validate
 from crosstask.data.images import ImageSet, with_copies
 from crosstask.data.streams import draw_stream
 from crosstask.data.writer import Copies, write_copies
@@ -37,6 +37,7 @@ from crosstask.errors import ConfigError, DataError
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
+from crosstask.pipeline.diagnosis import _adaptation
 from crosstask.report import diagnosis as shown
 from crosstask.report.summary import summarise
 from crosstask.tasks import make_task
@@ -483,6 +484,16 @@ def test_the_page_stands_whatever_is_there(case: str, found: Diagnosis, tmp_path
     section = page[page.index('id="diagnosis"') :]
     assert "nan" not in section.lower().split("<svg")[0] and "None" not in section
     assert case != "many classes" or "small and gray: 90 more classes" in section
+
+
+def test_the_adaptation_looked_at_is_one_in_which_each_batch_stands_alone():
+    columns = {
+        "kept": {"method": "cta", "arguments": {"memory": 64, "steps": 1}},
+        "online": {"method": "cta", "arguments": {"steps": 1, "first_steps": 20, "keep": 0.9}},
+    }
+    assert _adaptation(validate(Bench, {"corruptions": ["fog"], "columns": columns}, "it")) == {"steps": 1, "keep": 0.9}
+    del columns["online"]
+    assert _adaptation(validate(Bench, {"corruptions": ["fog"], "columns": columns}, "it")) == {"steps": 20}
 
 
 # The command

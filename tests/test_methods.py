@@ -14,7 +14,7 @@ from crosstask import runtime
 from crosstask.config import Align, SelfSupervised, Supervised, Task, Views
 from crosstask.data.images import ImageSet
 from crosstask.errors import AdapterError
-from crosstask.methods import CTA, PTBN, Source, Tent
+from crosstask.methods import CTA, PTBN, Source, Tent, passes
 from crosstask.methods.batchnorm import learning, norm_parameters, set_batch_norm
 from crosstask.methods.memory import BalancedMemory
 from crosstask.nets.split import Classifier
@@ -166,6 +166,60 @@ def test_the_first_steps_are_more_on_the_first_batch_alone(tiny):
     again = adapter(batches[0])
     once = CTA(checkpoint.classifier, checkpoint.task, steps=1, learning_rate=0.05)
     assert not torch.equal(again, once(batches[0]))
+
+
+def test_the_first_steps_come_once_however_many_updates_the_curve_asks_for(tiny, monkeypatch):
+    checkpoint, x, taken = tiny.checkpoint(), tiny.images(), []
+    adapter = CTA(checkpoint.classifier, checkpoint.task, steps=1, first_steps=3)
+    monkeypatch.setattr(CTA, "_learn", lambda *_: taken.append(1))
+    for at, expected in (((0,), 0), ((0, 5), 3 + 4), ((0, 2), 2)):
+        taken.clear()
+        adapter.curve(x, at)
+        assert len(taken) == expected
+    adapter.reset()
+    taken.clear()
+    adapter(x)
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "expected"),
+    [
+        ({}, {}, (2, 2)),
+        ({"entropy": 0.1}, {}, (3, 3)),
+        ({}, {"name": "vicreg"}, (2, 2)),
+        ({}, {"name": "byol"}, (4, 2)),
+        ({}, {"name": "rotation"}, (4, 4)),
+    ],
+)
+def test_an_update_of_cta_costs_the_passes_that_are_told(tiny, change, task, expected):
+    """Counted: images that go forward through the first convolution, and those whose gradient comes back to it."""
+    checkpoint, x = tiny.checkpoint(task_config=Task(**task)), tiny.images(6)
+    adapter, seen = CTA(checkpoint.classifier, checkpoint.task, **({"steps": 2} | change)), [0, 0]
+
+    def count(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen[0] += len(inputs[0])
+        if output.requires_grad:
+            output.register_hook(lambda gradient: seen.__setitem__(1, seen[1] + len(gradient)))
+
+    adapter.model.encoder.conv1.register_forward_hook(count)
+    adapter(x)
+    steps = change.get("steps", 2)
+    assert passes("cta", change, checkpoint.task) == expected
+    assert (seen[0] / 6 - 1, seen[1] / 6) == (expected[0] * steps, expected[1] * steps)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "expected"),
+    [
+        ("memo", {"views": 5}, (5, 5)),
+        ("cotta", {"views": 5}, (7, 1)),
+        ("cta", {"memory": 64, "steps": 1}, (3, 2)),
+        ("tent", {}, (1, 1)),
+    ],
+)
+def test_passes_follow_views_and_memory(method, arguments, expected):
+    assert passes(method, arguments, None) == expected
 
 
 def test_an_episode_of_cta_starts_with_fresh_momentum(tiny):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import runtime
-from crosstask.config import Supervised
+from crosstask.config import Supervised, Task
 from crosstask.data.images import ImageSet
 from crosstask.errors import AdapterError, ConfigError, DataError, UnknownName
 from crosstask.methods.rec_ttt import RecTTT
@@ -21,6 +21,7 @@ from crosstask.methods.ttt_plus_plus import TTTPlusPlus
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
 from crosstask.nets.twin import Twin
+from crosstask.tasks import make_task
 from crosstask.tasks.reconstruction import Reconstruction
 from crosstask.testing import check_adapter
 from crosstask.train.joint import pretrain_joint
@@ -106,6 +107,8 @@ def test_projection_moments_and_the_distance_of_a_typical_batch(tiny, count, bat
     close(found["task_covariance"], covariance.float())
     torch.testing.assert_close(found["discrepancy"], torch.stack(expected).float(), rtol=1e-4, atol=1e-9)
     assert (found["discrepancy"] > 0).all()
+    bare = make_task(Task(hidden=0), checkpoint.encoder.feature_dim)
+    close(projection_moments(checkpoint.encoder, bare, images, RUN)["task_mean"], features.mean(dim=0).float())
     with pytest.raises(DataError, match="at least 4 images for the moments of TTT"):
         projection_moments(checkpoint.encoder, checkpoint.task, source_set(3), RUN)
 

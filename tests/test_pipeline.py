@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -18,9 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosstask import checkpoint, cli
+from crosstask import checkpoint, cli, pipeline
 from crosstask.bench import records
+from crosstask.config import load_recipe
 from crosstask.data.corruptions.frost_sheets import texture
+from crosstask.errors import ConfigError
 from crosstask.report import commands
 from crosstask.report.summary import summarise
 
@@ -91,6 +94,15 @@ def recipe_of_stripes(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recipe_of_stripes(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.mark.parametrize("place", ["{}", "~"])
+def test_images_to_train_on_are_not_tested_on(recipe: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("HOME", str(recipe.parent))
+    read = load_recipe(str(recipe), [f"data.name={place.format(recipe.parent)}/train.npz"])
+    read = dataclasses.replace(read, data=dataclasses.replace(read.data, test=None))
+    with pytest.raises(ConfigError, match="is not divided into train and test"):
+        pipeline.target_images(read)
 
 
 def crosstask(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

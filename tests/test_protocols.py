@@ -54,12 +54,14 @@ def images(count: int = 60) -> ImageSet:
     )
 
 
-def tallies(protocol: Protocol, shift: str = "constant", passes: int = 1) -> tuple[list[float], int]:
+def tallies(
+    protocol: Protocol, shift: str = "constant", passes: int = 1, first_passes: int | None = None
+) -> tuple[list[float], int]:
     """Return what a tally answered on each of six batches of two images, and how many batches it missed."""
     names = ("contrast",) if shift == "constant" else SEVERAL
     count = 12 if shift in ("constant", "mixed") else 4
     plan = StreamPlan(shift=shift, corruptions=names, severity=5, count=count, batch_size=2, seed=0)
-    found = predict(Tally(), build_stream(images(), plan), protocol, CPU, passes)
+    found = predict(Tally(), build_stream(images(), plan), protocol, CPU, passes, first_passes)
     return found.logits[protocol.scored][::2, 0].tolist(), found.missed
 
 
@@ -98,6 +100,11 @@ def test_a_stream_that_does_not_wait_is_predicted_by_the_model_as_last_adapted(r
     """Alfarra et al.: what comes meanwhile is no chance to learn. A batch each 1 / rate passes, one passes long."""
     assert tallies(protocol(rate=rate), passes=passes) == (expected, missed)
     assert tallies(protocol(rate=rate, reset="batch"), passes=passes)[0] == [2] * 6
+
+
+def test_more_passes_on_the_first_batch_miss_what_comes_right_after_it():
+    assert tallies(protocol(rate=1.0), first_passes=4) == ([2, 2, 2, 2, 4, 6], 3)
+    assert tallies(protocol(rate=1.0, reset="batch"), first_passes=4)[1] == 4, "each batch is a first one"
 
 
 def bench(**settings: Any) -> Bench:
@@ -237,6 +244,8 @@ def test_a_record_under_older_defaults_is_not_taken_for_a_new_one(tiny, monkeypa
         ({"rounds": 2}, {}, "a constant stream has no sequence of corruptions"),
         ({"slots": 2}, {}, "slots are those of a class-correlated stream"),
         ({"shift": "mixed", "images": 21}, {"reset": "never"}, "63 different images are asked for, numbers has 60"),
+        ({}, {"method": "cta", "arguments": {"memory": 64}}, "column 'source': with a memory .* not 20 and 1"),
+        ({"steps": 5}, {"method": "cta", "arguments": {"first_steps": 9}}, "one step a batch: steps=1, not 5"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_measured(settings, column, message):

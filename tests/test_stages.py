@@ -157,6 +157,17 @@ def test_feature_statistics_are_mean_and_covariance(tiny):
     torch.testing.assert_close(found["covariance"], features.T.cov().float(), rtol=1e-3, atol=1e-5)
 
 
+def test_refitted_averages_are_those_of_eval_mode(tiny):
+    """A network of one's own may have dropout, which would change what its norms see."""
+    found = []
+    for share in (0.0, 0.9):
+        encoder = tiny.encoder()
+        encoder.conv1.register_forward_hook(lambda conv, _, x, share=share: F.dropout(x, share, conv.training))
+        refit_batch_norm(encoder.train(), noise(40), RUN)
+        found.append(encoder.norm1.running_mean)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("count", [40, 501])
 def test_refitted_averages_weigh_every_image_alike(tiny, count):
     """501 images are two batches: of nearly one size, not of 500 and of one."""

@@ -200,9 +200,16 @@ def test_one_or_two_images_are_enough_to_adapt(tiny, name, batch, policy):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.filterwarnings("ignore:CTA without a task")
 def test_cta_keeps_the_contract_without_a_task(tiny, norm):
     model = tiny.classifier(3, norm)
     check_adapter(lambda: CTA(model, steps=2, learning_rate=1e-3), tiny.images(4, 3), model=model)
+
+
+def test_cta_without_a_task_warns_where_there_is_no_batch_norm(tiny):
+    with pytest.warns(UserWarning, match=r"gained nothing by it or were harmed; align the encoder first"):
+        CTA(tiny.classifier(3, "group"))
+    CTA(tiny.classifier(3, "batch"))  # warnings are errors here
 
 
 def test_simclr_without_a_projector_is_kept_in_a_checkpoint_as_such(tiny, tmp_path):
@@ -342,6 +349,17 @@ def test_a_recipe_names_its_task(recipe, tmp_path, name, settings):
     assert again.task == read.task
     adapter = make_adapter("cta", checkpoints.load(tmp_path / "run" / "checkpoints" / "aligned"), steps=2)
     assert adapter(images.images[:8] / 255).isfinite().all()
+    if name == "byol":
+        joint = pipeline.joint_stage(experiment, "joint", images, teacher)
+        assert make_adapter("ttac", joint)(images.images[:8] / 255).isfinite().all()
+
+
+def test_ttt_plus_plus_beside_another_task_is_refused_before_anything_is_trained(recipe, tmp_path):
+    read = load_recipe(str(recipe), ["task.name=vicreg", 'bench.columns.other={method="ttt++", reset="corruption"}'])
+    experiment = pipeline.Experiment(recipe=read, folder=tmp_path / "run", command="test")
+    with pytest.raises(ConfigError, match="needs the task 'simclr', and the recipe has 'vicreg'; take the column"):
+        pipeline.pretrain_stages(experiment, load_images(read.data.name))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def adapt_images(
     one class has misleading statistics. The answers come in the images' order.
 
     Args:
-        checkpoint: the model; `cta` needs an aligned one.
+        checkpoint: the model; for `cta` an aligned one, or a supervised one as it is.
         images: labels are not looked at.
         method, arguments: see `crosstask methods`.
         batch_size: images adapted to together; a last batch of less than half that size joins the one before.

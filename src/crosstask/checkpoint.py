@@ -85,7 +85,8 @@ def save(checkpoint: Checkpoint, folder: str | Path, weights: Literal["float32",
     """Write the folder in one step, in place of an older checkpoint, and return the checkpoint with its weights' hash.
 
     Args:
-        weights: in what kernels and matrices are kept; vectors, running averages and statistics are kept exactly.
+        weights: in what tensors of two and more dimensions are kept, as kernels and matrices; vectors, running averages
+            and statistics are kept exactly.
             What `load` returns is float32 again, rounded to what was kept.
 
     Raises:

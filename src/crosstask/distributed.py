@@ -1,8 +1,9 @@
 """Training by several processes, as `torchrun` starts them: who is who, and what they do together.
 
 Each process has a share of every batch. Losses that compare images with each other see the whole batch: `gather` hands
-the others' features over, and their gradients back. Everything here is the identity in a process alone; what compares
-is so outside of a training step too, so that adaptation sees its own batch, whoever is there.
+the others' features over, and their gradients back. The balance of ClusT3's clusters is over a process's own share.
+Everything here is the identity in a process alone; what compares is so outside of a training step too, so that
+adaptation sees its own batch, whoever is there.
 """
 
 from __future__ import annotations

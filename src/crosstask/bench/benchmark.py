@@ -39,6 +39,7 @@ def predict(
     protocol: Protocol,
     device: torch.device,
     passes: float = 1,
+    first_passes: float | None = None,
     *,
     set_up: bool = True,
 ) -> Predictions:
@@ -47,12 +48,13 @@ def predict(
     Args:
         passes: what the adapter costs on a batch, its prediction included, in forward passes; where the protocol has a
             rate, batches that come meanwhile are predicted by the model as it was last adapted.
+        first_passes: what it costs on the first batch after the start or a reset; by default the same.
         set_up: whether a pass that does not count comes first, to pay for what a process's first one pays for.
     """
     points = sorted({0, *protocol.curve, protocol.steps})
     parts: dict[int, list[Tensor]] = {point: [] for point in points}
-    seconds, batches, missed = 0.0, 0, 0
-    free = 0.0
+    seconds, batches, missed, learned = 0.0, 0, 0, False
+    free, first_passes = 0.0, passes if first_passes is None else first_passes
     if set_up:
         with runtime.autocast(device, protocol.precision):
             adapter.curve(runtime.to_unit_floats(next(stream.batches()), device), (0,))
@@ -72,7 +74,9 @@ def predict(
         seconds += clock.seconds
         batches += 1
         missed += not learns
-        free = arrives + passes if learns else free
+        if learns:
+            begins = protocol.reset == "batch" or not learned
+            free, learned = arrives + (first_passes if begins else passes), True
         for point in points:
             parts[point].append(curve[point if learns else 0].float().cpu())
     return Predictions(

@@ -21,7 +21,7 @@ from crosstask.data.images import ImageSet, check_same_kind
 from crosstask.data.severities import CLEAN
 from crosstask.data.streams import Stream, StreamPlan, build_stream
 from crosstask.errors import ConfigError, DataError
-from crosstask.methods import check_arguments, find
+from crosstask.methods import Passes, check_arguments, find, passes
 from crosstask.methods.batchnorm import has_batch_norm
 
 
@@ -67,25 +67,40 @@ class Cell:
     batches: int
 
     @property
+    def first_updates(self) -> int:
+        """Updates on the first batch after the start or a reset."""
+        return self.protocol.steps + int(self.column.arguments.get("first_steps", 1)) - 1
+
+    @property
     def updates(self) -> float:
-        """Updates on a batch, in the mean over the stream: `first_steps` come after the start and each reset."""
-        more = int(self.column.arguments.get("first_steps", 1)) - 1
-        return self.protocol.steps + (more if self.protocol.reset == "batch" else more / self.batches)
+        """Updates on a batch, in the mean over the stream."""
+        share = 1 if self.protocol.reset == "batch" else 1 / self.batches
+        return share * self.first_updates + (1 - share) * self.protocol.steps
+
+    @property
+    def cost(self) -> Passes:
+        """Forward and backward passes of an image in an update."""
+        return passes(self.column.method, self.column.arguments, self.checkpoint.task)
 
     @property
     def forwards(self) -> float:
         """Passes of an image through the network, its prediction included."""
-        return find(self.column.method).forward * self.updates + 1
+        return self.cost[0] * self.updates + 1
 
     @property
     def backwards(self) -> float:
         """Passes of an image back through it."""
-        return find(self.column.method).backward * self.updates
+        return self.cost[1] * self.updates
 
     @property
     def passes(self) -> float:
-        """Expected work on a batch in forward passes: one back costs two."""
-        return self.forwards + 2 * self.backwards
+        """Expected work on a batch in forward passes, in the mean over the stream: one back costs two."""
+        return self.passes_of(self.updates)
+
+    def passes_of(self, updates: float) -> float:
+        """Return the expected work on a batch with so many updates."""
+        forward, backward = self.cost
+        return (forward + 2 * backward) * updates + 1
 
     @property
     def stream(self) -> tuple[int, tuple[str, ...]]:
@@ -99,8 +114,12 @@ def check(bench: Bench, images: ImageSet) -> None:
         raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     for label, column in bench.columns.items():
         _check_reset(bench, label, column)
-        check_arguments(column.method, column.arguments)
         method = find(column.method)
+        steps = {"steps": updates(bench, column)} if "steps" in method.defaults else {}
+        try:
+            check_arguments(column.method, column.arguments | steps)
+        except ConfigError as error:
+            raise ConfigError(f"column {label!r}: {error}") from error
         own = (None, method.needs, *_STAND_INS.get(column.method, ()))
         if column.checkpoint not in own and (method.needs != "supervised" or column.checkpoint == "self-supervised"):
             raise ConfigError(

@@ -18,22 +18,23 @@ from crosstask.data.streams import Stream
 from crosstask.files import write_text
 
 
-def pick(stream: Stream, frozen: Tensor, adapted: Tensor) -> dict[str, Any]:
+def pick(stream: Stream, frozen: Tensor, adapted: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
     """Describe a random image of the stream on which the two models disagree; any image if they never do.
 
     Args:
         frozen, adapted: logits [N, K] in the stream's order.
+        names: of the classes; one that has none goes by its number.
     """
     differ = (frozen.argmax(dim=1) != adapted.argmax(dim=1)).nonzero().flatten()
     candidates = differ if len(differ) else torch.arange(len(frozen))
     index = int(candidates[runtime.derive_seed("example", stream.corruption, stream.seed) % len(candidates)])
-    names, labels = stream.images.class_names, stream.images.labels
+    labels, origin = stream.labels, stream.indices[index]
     return {
         "corruption": stream.corruption,
         "severity": stream.severity,
-        "truth": "" if labels is None else names[int(labels[index])],
-        "clean_png": _png(stream.originals.images[index]),
-        "corrupted_png": _png(stream.images.images[index]),
+        "truth": "" if labels is None else _name(stream.target.class_names, labels[index]),
+        "clean_png": _png(stream.target.images[origin]),
+        "corrupted_png": _png(stream.pixels(torch.tensor([index]))[0]),
         "frozen": _opinion(frozen[index], names),
         "adapted": _opinion(adapted[index], names),
     }
@@ -64,7 +65,11 @@ def keep(path: Path, examples: Mapping[str, dict[str, Any]]) -> None:
 
 def _opinion(logits: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
     confidence, index = logits.softmax(dim=0).max(dim=0)
-    return {"name": names[int(index)], "confidence": round(float(confidence), 4)}
+    return {"name": _name(names, index), "confidence": round(float(confidence), 4)}
+
+
+def _name(names: tuple[str, ...], index: Tensor) -> str:
+    return names[int(index)] if int(index) < len(names) else str(int(index))
 
 
 def _png(image: Tensor) -> str:

@@ -64,7 +64,10 @@ class Meter:
             records.Record(corruption=name, key=key, **scores[name], **about)
             for name, key in zip(dict.fromkeys(cell.corruptions), cell.keys, strict=True)
         ]
-        example = examples.pick(self._stream, self._frozen, final) if is_shown(self.grid, cell) else None
+        example = None
+        if is_shown(self.grid, cell):
+            names = cell.checkpoint.class_names or self._stream.target.class_names
+            example = examples.pick(self._stream, self._frozen, final, names)
         return Measured(cell=cell, records=tuple(made), example=example)
 
     def _predict(self, cell: Cell) -> tuple[Adapter, Predictions]:
@@ -73,7 +76,8 @@ class Meter:
         if first:
             runtime.forget_peak_memory(device)
         adapter = adapter_of(self.grid, cell)
-        predictions = predict(adapter, self._stream, cell.protocol, device, cell.passes, set_up=first)
+        passes = cell.passes_of(cell.protocol.steps), cell.passes_of(cell.first_updates)
+        predictions = predict(adapter, self._stream, cell.protocol, device, *passes, set_up=first)
         if first:
             self._peaks[cell.label] = runtime.peak_memory_mb(device)
         return adapter, predictions

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import nn
+
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import Kind, keyword_config, validate
 from crosstask.errors import AdapterError, UnknownName
-from crosstask.methods.adapter import Adapter
+from crosstask.methods.adapter import Adapter, Passes
 from crosstask.methods.clust3 import ClusT3
 from crosstask.methods.cotta import CoTTA
 from crosstask.methods.cta import CTA
@@ -45,7 +47,7 @@ class Method:
         family: `training` where the source model was made for it, `adaptation` where any classifier will do.
         needs: the checkpoint it starts from.
         moves: what changes at test time.
-        forward, backward: passes of one batch of images through the network in an update, about.
+        forward, backward: passes of one batch of images through the network in an update at its defaults, about.
         paper: where it comes from.
     """
 
@@ -304,8 +306,24 @@ def outline(name: str) -> dict[str, Any]:
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Raise a `ConfigError` that names every argument the method does not have or that is of a wrong type or range."""
-    validate(find(name).arguments, dict(arguments), f"the call of {name}")
+    """Raise a `ConfigError` that names every argument the method does not have or that is of a wrong type or range.
+
+    It is raised too where they do not go together.
+    """
+    method = find(name)
+    validate(method.arguments, dict(arguments), f"the call of {name}")
+    method.adapter.check_together(method.defaults | dict(arguments))
+
+
+def passes(name: str, arguments: Mapping[str, Any], task: nn.Module | None) -> Passes:
+    """Return the forward and backward passes of one batch of images in an update, about.
+
+    Args:
+        arguments: the method's own keyword arguments that are not its defaults.
+        task: the task of the checkpoint the method starts from.
+    """
+    method = find(name)
+    return method.adapter.passes((method.forward, method.backward), method.defaults | dict(arguments), task)
 
 
 def make_adapter(name: str, checkpoint: Checkpoint, **arguments: Any) -> Adapter:
@@ -365,4 +383,5 @@ __all__ = [
     "find",
     "make_adapter",
     "outline",
+    "passes",
 ]

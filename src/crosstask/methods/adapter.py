@@ -12,8 +12,9 @@ caller. `crosstask.testing.check_adapter` checks the whole contract on any adapt
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -24,6 +25,12 @@ from crosstask.errors import AdapterError, ConfigError
 from crosstask.methods.batchnorm import learning, moving_averages, set_batch_norm
 from crosstask.methods.state import Forgetful
 from crosstask.nets.group_norm import guard_group_norm
+
+Passes = tuple[int, int]
+"""Forward and backward passes of one batch of images through the network."""
+
+_RANGE = (-0.5, 1.5)
+"""Images in [0, 1] lie within it, unclipped noise and all; those that were normalised, or that end at 255, do not."""
 
 
 class Adapter(nn.Module, ABC):
@@ -83,6 +90,19 @@ class Adapter(nn.Module, ABC):
             parameter.requires_grad_()
         return self.moving_parameters
 
+    @classmethod
+    def check_together(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise a `ConfigError` where keyword arguments, all of them given, do not go together."""
+
+    @classmethod
+    def passes(cls, usual: Passes, arguments: Mapping[str, Any], task: nn.Module | None) -> Passes:
+        """Return what an update costs, about, with these keyword arguments, all of them given, and the model's task.
+
+        Args:
+            usual: what it costs at the method's defaults.
+        """
+        return usual
+
     @abstractmethod
     def update(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """Learn once from `x`, float [B, C, H, W] in [0, 1]. Gradients are on; `generator` is on its device.
@@ -102,7 +122,7 @@ class Adapter(nn.Module, ABC):
             x: float tensor [B, C, H, W] in [0, 1], B >= 1.
 
         Raises:
-            AdapterError: wrong shape or dtype, or called under `torch.inference_mode`.
+            AdapterError: wrong shape, dtype or range, or called under `torch.inference_mode`.
         """
         return self.curve(x, (self.steps,))[self.steps]
 
@@ -224,4 +244,10 @@ def _check_batch(x: Tensor, model: nn.Module) -> None:
     if x.dtype == torch.float64 and weight is not None and weight.dtype != torch.float64:
         raise AdapterError(
             f"expected a batch of {weight.dtype}, as the model's weights are, got {x.dtype}; x.float() will do"
+        )
+    low, high = (float(end) for end in x.detach().aminmax())
+    if -math.inf < low < _RANGE[0] or _RANGE[1] < high < math.inf:
+        raise AdapterError(
+            f"expected images in [0, 1], got values from {low:.3g} to {high:.3g}; divide by 255, or put the "
+            "normalisation inside the network, as `nn.Sequential(normalise, network)`"
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from crosstask import losses
 from crosstask.config import Count, Positive, Share, Steps
-from crosstask.methods.adapter import Adapter
+from crosstask.methods.adapter import Adapter, Passes
 from crosstask.methods.augment import StrongViews
 from crosstask.methods.batchnorm import Policy, learning
 from crosstask.methods.parts import all_names
@@ -64,6 +65,10 @@ class CoTTA(Adapter):
         self.anchor, self.teacher = Shadow(self.model), Shadow(self.model)
         moving = self.begin(all_names(self.model))
         self.descent = Descent(torch.optim.Adam(moving, lr=learning_rate, fused=True))
+
+    @classmethod
+    def passes(cls, usual: Passes, arguments: Mapping[str, Any], task: nn.Module | None) -> Passes:
+        return arguments["views"] + 2, 1  # where the source is not sure
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
         target = self._target(x, generator)

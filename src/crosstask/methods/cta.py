@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
-from typing import final
+import warnings
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstask import losses
 from crosstask.config import Count, NotNegative, Positive, Share, Steps
 from crosstask.errors import AdapterError, ConfigError
-from crosstask.methods.adapter import Adapter
-from crosstask.methods.batchnorm import Policy, learning, set_batch_norm
+from crosstask.methods.adapter import Adapter, Passes
+from crosstask.methods.batchnorm import Policy, has_batch_norm, learning, set_batch_norm
 from crosstask.methods.memory import BalancedMemory
 from crosstask.methods.parts import check_classifier, encoder_names
 from crosstask.methods.state import Descent
 from crosstask.nets.split import Classifier
 from crosstask.tasks import SelfSupervisedTask, SimCLR
 from crosstask.views import ViewSampler
+
+_UNALIGNED = (
+    "CTA without a task, on a network without batch norm: the two such networks measured gained nothing by it or were "
+    "harmed; align the encoder first (`crosstask.align`)"
+)
 
 
 @final
@@ -42,7 +49,7 @@ class CTA(Adapter):
     compares the views in the features themselves, with no projector between, and no crop is of less than half of the
     image, as the classifier may not know smaller ones; all else is as above. That helped a small ResNet with batch norm
     about as much as CTA with alignment. Two networks without batch norm had to be aligned: as they were, a rate of 1e-4
-    did nothing for them, and larger ones, the default too, did harm (`docs/log.md`).
+    did nothing for them, and larger ones, the default too, did harm (`docs/log.md`): there a warning says so.
 
     Online, with one step a batch and no reset, the first batches are predicted before much is learned. With
     `first_steps=20` the first one is learned from as long as if it stood alone, and the others go on from there.
@@ -72,6 +79,8 @@ class CTA(Adapter):
         ConfigError: `steps`, `first_steps` and `memory` do not go together.
     """
 
+    started: Tensor
+
     def __init__(
         self,
         model: Classifier,
@@ -90,9 +99,24 @@ class CTA(Adapter):
     ) -> None:
         check_classifier("CTA", model)
         if task is None:
+            if not has_batch_norm(model):
+                warnings.warn(_UNALIGNED, stacklevel=2)
             task = SimCLR(0, ViewSampler(), hidden=0)
         elif not isinstance(task, SelfSupervisedTask):
             raise AdapterError(f"CTA needs the self-supervised task of its alignment, and got a {type(task).__name__}")
+        self.check_together({"steps": steps, "first_steps": first_steps, "memory": memory})
+        super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
+        self.entropy, self.keep, self.first_steps = entropy, keep, first_steps
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.memory = BalancedMemory(memory) if memory else None
+        self.task = copy.deepcopy(task).requires_grad_(False)
+        set_batch_norm(self.task, batch_norm, batch_share)
+        moving = self.begin(encoder_names(self.model))
+        self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
+
+    @classmethod
+    def check_together(cls, arguments: Mapping[str, Any]) -> None:
+        steps, first_steps, memory = (arguments[name] for name in ("steps", "first_steps", "memory"))
         if memory and (steps > 1 or first_steps > 1):
             raise ConfigError(
                 f"with a memory a step is taken after every {memory} images: steps=1 and first_steps=1, "
@@ -100,18 +124,18 @@ class CTA(Adapter):
             )
         if first_steps > 1 and steps != 1:
             raise ConfigError(f"first_steps is for one step a batch: steps=1, not {steps}")
-        super().__init__(model, steps=steps, batch_norm=batch_norm, batch_share=batch_share, seed=seed)
-        self.entropy, self.keep, self.first_steps = entropy, keep, first_steps
-        self.memory = BalancedMemory(memory) if memory else None
-        self.task = copy.deepcopy(task).requires_grad_(False)
-        set_batch_norm(self.task, batch_norm, batch_share)
-        moving = self.begin(encoder_names(self.model))
-        self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, momentum=momentum, fused=True))
+
+    @classmethod
+    def passes(cls, usual: Passes, arguments: Mapping[str, Any], task: nn.Module | None) -> Passes:
+        forward, backward = task.passes if isinstance(task, SelfSupervisedTask) else usual
+        predicted, entropy = int(arguments["memory"] > 0), int(arguments["entropy"] > 0)
+        return forward + predicted + entropy, backward + entropy
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
         if self.memory is None:
-            for _ in range(1 if self.batches_seen else self.first_steps):
+            for _ in range(1 if self.first_steps == 1 or self.started else self.first_steps):
                 self._learn(x, generator)
+            self.started.fill_(True)
             return
         with torch.no_grad(), learning(self, under_way=False):
             logits = self.model(x)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, final
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from crosstask.config import Count, Positive, Share, Steps
-from crosstask.methods.adapter import Adapter
+from crosstask.methods.adapter import Adapter, Passes
 from crosstask.methods.augment import memo_views
 from crosstask.methods.batchnorm import Policy
 from crosstask.methods.parts import all_names
@@ -55,6 +56,10 @@ class MEMO(Adapter):
         self.views = views
         moving = self.begin(all_names(self.model))
         self.descent = Descent(torch.optim.SGD(moving, lr=learning_rate, fused=True))
+
+    @classmethod
+    def passes(cls, usual: Passes, arguments: Mapping[str, Any], task: nn.Module | None) -> Passes:
+        return arguments["views"], arguments["views"]
 
     def update(self, x: Tensor, generator: torch.Generator) -> None:
         logits = self.model(memo_views(x.expand(self.views, -1, -1, -1), generator))

@@ -17,6 +17,7 @@ from crosstask.bench.cells import check, check_batch_norm
 from crosstask.checkpoint import Checkpoint
 from crosstask.config import JointKind, Recipe
 from crosstask.data.images import ImageSet, check_same_kind
+from crosstask.errors import ConfigError
 from crosstask.nets.encoders import make_encoder
 from crosstask.pipeline.comparison import bench_stage
 from crosstask.pipeline.diagnosis import diagnose_stage, diagnosed_models
@@ -44,7 +45,7 @@ def pretrain_stages(experiment: Experiment, images: ImageSet, only: str | None =
         only: the one kind to train; what it goes on from is trained, or found, too.
 
     Raises:
-        ConfigError: a column of the recipe needs batch norm, and the recipe's encoder has none.
+        ConfigError: a column of the recipe needs batch norm or SimCLR, and the recipe's encoder or task is another.
     """
     _check_columns(experiment.recipe, images)
     kinds = [kind for kind in needed(experiment.recipe) if kind in get_args(JointKind)]
@@ -66,6 +67,11 @@ def _check_columns(recipe: Recipe, images: ImageSet) -> None:
         encoder = make_encoder(recipe.encoder, images.images.shape[1])
     for label, column in recipe.bench.columns.items():
         check_batch_norm(label, column, encoder, recipe.encoder)
+        if column.method == "ttt++" and recipe.task.name != "simclr":
+            raise ConfigError(
+                f"column {label!r}: ttt++ needs the task 'simclr', and the recipe has {recipe.task.name!r}; "
+                "take the column away"
+            )
 
 
 def report_stage(experiment: Experiment) -> Path:

@@ -17,6 +17,7 @@ from crosstask.data.images import ImageSet
 from crosstask.data.severities import CLEAN
 from crosstask.errors import CheckpointError, ConfigError
 from crosstask.methods import find
+from crosstask.pipeline import tuned
 from crosstask.pipeline.comparison import check_family
 from crosstask.pipeline.experiment import ALIGNED, SELF_SUPERVISED, Experiment
 
@@ -62,7 +63,7 @@ def diagnose_stage(
         table=recipe.bench.table,
         batch_size=recipe.bench.batch_size,
         seed=recipe.bench.seeds[0],
-        adaptation=_adaptation(recipe.bench),
+        adaptation=_adaptation(_tuned(experiment)),
         settings=recipe.diagnose,
         device=experiment.device,
         precision=runtime.resolve_precision(experiment.device, recipe.precision),
@@ -86,8 +87,26 @@ def _first_corruption(bench: Bench) -> str:
     return corruptions[0]
 
 
+def _tuned(experiment: Experiment) -> Bench:
+    """Return the recipe's bench with the steps and rates that were chosen for it, if any were."""
+    recipe = experiment.recipe
+    found = tuned.read(experiment.folder / "tuned.toml") if recipe.tune else None
+    if found is None or not found.columns.keys() <= recipe.bench.columns.keys():
+        return recipe.bench
+    return found.applied(recipe.bench)
+
+
 def _adaptation(bench: Bench) -> dict[str, Any]:
-    """Return the arguments of the bench's first column of CTA on the aligned model; CTA's own where there is none."""
-    columns = [c for c in bench.columns.values() if c.method == "cta" and c.checkpoint in (None, ALIGNED)]
+    """Return the arguments of the bench's first column of CTA on the aligned model; CTA's own where there is none.
+
+    Each batch stands alone here, and is looked at after many updates: columns with a memory are passed over, and
+    `first_steps` is left out.
+    """
+    columns = [
+        column.arguments
+        for column in bench.columns.values()
+        if column.method == "cta" and column.checkpoint in (None, ALIGNED) and not column.arguments.get("memory")
+    ]
     usual = find("cta").defaults["steps"] if bench.steps is None else bench.steps
-    return {"steps": usual} | (dict(columns[0].arguments) if columns else {})
+    own = columns[0] if columns else {}
+    return {"steps": usual} | {name: value for name, value in own.items() if name != "first_steps"}

@@ -131,7 +131,7 @@ def target_images(recipe: Recipe, say: Callable[[str], None] | None = None) -> I
     Raises:
         ConfigError: there are none beside those to train on.
     """
-    if not recipe.data.test and not is_divided(recipe.data.name) and Path(recipe.data.name).exists():
+    if not recipe.data.test and not is_divided(recipe.data.name) and Path(recipe.data.name).expanduser().exists():
         raise ConfigError(
             f"{recipe.data.name} is not divided into train and test: divide it into folders or shards of these names, "
             "or name the images to test on, as with --set data.test=FOLDER"

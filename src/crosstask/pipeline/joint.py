@@ -48,8 +48,9 @@ def joint_stage(experiment: Experiment, kind: JointKind, images: ImageSet, super
         else:
             losses = pretrain_joint(classifier, task, images, settings, run)
         statistics = source_statistics(classifier.encoder, classifier.head, images, run)
-        if isinstance(task, SimCLR):
+        if kind == "joint":
             statistics |= class_moments(classifier.encoder, images, run)
+        if isinstance(task, SimCLR):
             statistics |= projection_moments(classifier.encoder, task, images, run)
         return Checkpoint(
             kind=kind,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,13 @@ from crosstask.views import ViewSampler, two_views
 
 
 class SelfSupervisedTask(nn.Module, ABC):
-    """What a self-supervised task on features must answer. Its own parameters (a projector, say) train with it."""
+    """What a self-supervised task on features must answer. Its own parameters (a projector, say) train with it.
+
+    Attributes:
+        passes: forward and backward passes of one batch of images through the encoder in a loss.
+    """
+
+    passes: ClassVar[tuple[int, int]] = (2, 2)
 
     @abstractmethod
     def views(self, x: Tensor, generator: torch.Generator) -> Tensor:

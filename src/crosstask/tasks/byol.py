@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from crosstask import losses
@@ -34,6 +36,7 @@ class BYOL(TwoViewTask):
         hidden, out: widths of projector and predictor.
     """
 
+    passes: ClassVar[tuple[int, int]] = (4, 2)
     target: Shadow | None
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class RotNet(SelfSupervisedTask):
         feature_dim: D, the width of the encoder's features.
         sampler: draws the views.
     """
+
+    passes: ClassVar[tuple[int, int]] = (TURNS, TURNS)
 
     def __init__(self, feature_dim: int, sampler: ViewSampler) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def projection_moments(encoder: nn.Module, task: SimCLR, images: ImageSet, run: 
     order = _sample(images, run)
     features = _features(encoder.eval(), images, order, run)
     with torch.no_grad(), runtime.autocast(run.device, run.precision):
-        weight = next(task.projector.parameters())
+        weight = next(task.projector.parameters(), features)
         parts = [task.projector(part.to(weight)).double().cpu() for part in features.split(500)]
     projections = torch.cat(parts)
     mean, covariance = moments(projections)

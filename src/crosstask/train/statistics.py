@@ -71,9 +71,9 @@ def refit_batch_norm(encoder: nn.Module, images: ImageSet, run: Run) -> None:
 
     An encoder without batch norm is only put into eval mode.
     """
+    encoder.eval()
     layers = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
     if not layers:
-        encoder.eval()
         return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
