@@ -52,10 +52,10 @@ def net(channels: int = 1) -> nn.Module:
 
 
 def objective(model: nn.Module):
-    """Return cross-entropy on images with noise, so that the step's generator matters."""
+    """Return cross-entropy on images with noise and dropout, so that both the step's and torch's generator matter."""
 
     def loss(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(model(x + 0.1 * torch.randn(x.shape, generator=generator)), y)
+        return F.cross_entropy(model(F.dropout(x, 0.1) + 0.1 * torch.randn(x.shape, generator=generator)), y)
 
     return loss
 
@@ -81,6 +81,12 @@ def test_fit_lowers_the_loss():
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     assert same(train()[0], train()[0])
     assert not same(train()[0], train(seed=4)[0])
+
+
+def test_torchs_own_generator_is_left_to_the_caller():
+    model, before = net(), torch.random.get_rng_state()
+    fit(objective(model), model, labelled(), HOW, run())
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.fixture

@@ -105,7 +105,9 @@ class _Step(nn.Module):
         self.objective, self.trainee = objective, trainee
 
     def forward(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        return self.objective(x, y, generator)
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(generator.initial_seed())  # for dropout and its like, which ask for no generator
+            return self.objective(x, y, generator)
 
 
 def _optimiser(parameters: list[nn.Parameter], how: Optimisation) -> torch.optim.Optimizer:
