@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
+import shutil
+import subprocess
 import time
 
 import numpy as np
@@ -197,3 +199,19 @@ def test_a_precision_that_is_named_is_kept(precision):
     with runtime.autocast(CPU, precision):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert str(product.dtype) == f"torch.{precision}" and math.isclose(float(product.sum()), 8)
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_commit_is_that_of_our_own_repository_alone(tmp_path, monkeypatch):
+    """A package in an environment inside of somebody's repository was not made from that repository's commit."""
+    tracked, installed = tmp_path / "tracked.py", tmp_path / "installed.py"
+    tracked.touch()
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("add", "tracked.py"), (*who, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    installed.touch()
+    found = []
+    for path in (tracked, installed):
+        monkeypatch.setattr(runtime, "__file__", str(path))
+        found.append(runtime.commit.__wrapped__())
+    assert found[0] and len(found[0]) >= 12 and found[1] is None

@@ -137,6 +137,13 @@ def test_what_does_not_compare_is_refused(change: Callable[[Record], Record], me
         compare(fake_records(), [change(r) for r in fake_records()])
 
 
+def test_other_images_of_the_same_name_are_refused_where_both_say_which() -> None:
+    jan, feb = (changed(fake_records(), lambda r: True, images=images) for images in ("jan", "feb"))
+    with pytest.raises(DataError, match="other images under the name 'fashion-mnist'"):
+        compare(jan, feb)
+    assert compare(jan, fake_records()).pairs and compare(jan, jan).pairs
+
+
 def test_frost_matters_only_where_both_have_it() -> None:
     first, second = fake_records(), modern_records(fake_records(), frost="procedural")
     assert compare(first, second).pairs

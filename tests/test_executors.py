@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -289,6 +290,14 @@ class Mortal:
 
 def team(workers: int, dies: Callable[[int], bool] = lambda item: False) -> crew.Team:
     return crew.Team(workers=workers, threads=1, about="mortals", start=lambda task: Mortal(task, dies))
+
+
+def test_what_the_system_refuses_comes_back_as_it_is() -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "records.jsonl")
+
+    raised = crew.attempt(full, 1)
+    assert isinstance(raised, crew.Raised) and pickle.loads(pickle.dumps(raised)).error.errno == errno.ENOSPC
 
 
 @given(st.lists(st.lists(st.integers(), min_size=1, max_size=5), max_size=8), st.integers(1, 4), st.data())

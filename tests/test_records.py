@@ -126,7 +126,7 @@ def test_a_newer_format_says_so(path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"accuracy": float("nan")}, {"nll": float("inf")}, {"n": 0}, {"severity": 6}, {"config": {"path": Path()}},
-     {"config": {"rate": float("nan")}}, {"label": ""}, {"seed": 1.5}],
+     {"config": {"rate": float("nan")}}, {"label": ""}, {"seed": 1.5}, {"images_per_second": 0.0}, {"right": "AAA="}],
 )  # fmt: skip
 def test_a_wrong_record_is_refused_before_it_reaches_the_file(path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(DataError):

@@ -108,6 +108,8 @@ def test_markdown_is_a_table_with_every_mean_and_a_caption() -> None:
 def test_markdown_escapes_what_would_break_the_table() -> None:
     records = changed(fake_records(), lambda r: r.label == "tent", label="a|b<i>_c_")
     assert report.table_markdown(records).splitlines()[0].split(" | ")[3] == r"a\|b\<i\>\_c\_"
+    shifts = changed(wide_records(), lambda r: r.corruption == "fog", corruption="fog|thick")
+    assert r" fog\|thick |" in report.table_markdown(shifts).splitlines()[0]
 
 
 def test_text_table_fits_a_terminal_and_shows_names_as_they_are() -> None:
@@ -217,6 +219,9 @@ def test_the_stream_is_drawn_where_a_method_could_change_over_it() -> None:
     continual = drawn(modern_records(FEW, **settings))
     assert "CTA" in continual and continual.index(">fog<") < continual.index(">contrast<") < continual.index(">clean<")
     assert "per cent of the stream" in drawn(modern_records(FEW, rounds=2, **settings))
+    mixed = modern_records(FEW, **(settings | {"shift": "mixed"}))
+    uneven = [replace(r, over_stream=(r.over_stream or [])[: 4 if r.corruption == "fog" else 8]) for r in mixed]
+    assert "per cent of the stream" in drawn(uneven)
     assert '<section id="stream">' in html.page(summarise(modern_records(FEW)), [])
 
 
@@ -416,6 +421,11 @@ def test_each_column_has_a_command_that_measures_it_alone() -> None:
     assert commands.one_cell(summary) == "--set 'bench.corruptions=[\"pixelate\"]' --set 'bench.seeds=[2]'"
     given = changed(records, lambda r: True, command="crosstask bench x --supervised a --aligned b --out c")
     assert shlex.split(commands.of_column(summarise(given), summarise(given).columns[0]))[1:3] == ["bench", "x"]
+    assert not any(part.startswith("tune") for part in words_)
+    tuned = summarise(
+        changed(records, lambda r: r.label == "tent", protocol=records[2].protocol | {"chosen": "held-out"})
+    )
+    assert all(shlex.split(commands.of_column(tuned, each))[-1] == "tune=false" for each in tuned.columns)
     for strange in ("python my_script.py", "it's broken", ""):
         found = summarise(changed(records, lambda r: True, command=strange))
         assert commands.of_column(found, found.columns[0]) == strange

@@ -81,11 +81,26 @@ def test_one_seed_has_wilsons_interval_over_images_and_says_so() -> None:
     for row in summary.rows:
         share = accuracies(records, "cta", row.corruption)[0]
         expected = stats.binomtest(round(share * 256), 256).proportion_ci(method="wilson")
-        assert column.cells[row].half == pytest.approx((expected.high - expected.low) / 2, abs=1e-4)
+        assert column.cells[row].half == pytest.approx(max(expected.high - share, share - expected.low), abs=1e-4)
         assert (column.cells[row].over, column.cells[row].count) == ("images", 256)
     assert column.mean and column.mean.over == "images"
     assert column.gain and column.gain.half is None
     assert "Wilson" in report.table_markdown(records) and "Student" not in report.table_markdown(records)
+
+
+def test_images_that_a_stream_shows_more_than_once_count_once_in_an_interval() -> None:
+    """A gradual stream shows the same images at nine severities, whose answers are no nine times the evidence."""
+    once = fake_records(seeds=(4,))
+    nine = [replace(r, n=9 * 256) for r in once]
+    for label in METHODS:
+        assert column_of(summarise(nine), label).mean.half == column_of(summarise(once), label).mean.half  # type: ignore[union-attr]
+
+
+def test_the_frozen_supervised_model_is_what_all_are_compared_with() -> None:
+    records = fake_records()
+    joint = [replace(r, label="a", key=f"a{r.key}") for r in records if r.label == "source"]
+    joint = [replace(r, protocol=r.protocol | {"model": "joint"}) for r in joint]
+    assert summarise([*records, *joint]).source == column_of(summarise(records), "source")
 
 
 def test_columns_stand_source_first_and_ours_last_in_any_order_of_records() -> None:
@@ -108,6 +123,11 @@ def test_a_mean_waits_until_a_seed_has_every_corruption() -> None:
     tent = column_of(summary, "tent")
     assert tent.mean and tent.mean.count == 2 and summary.gaps == {"tent": ["fog"]}
     assert tent.lead and tent.lead.count == 2
+    told = "TENT lacks cells of fog: its mean is over the seeds that are complete."
+    made = report.table_markdown(records), str(report.table_text(records).caption), report.table_latex(records)
+    assert all(told in text for text in made)
+    killed = [r for r in fake_records() if r.seed < 2 or r.corruption in ("clean", "gaussian_noise", "fog")]
+    assert summarise(killed).gaps.keys() == set(METHODS) and "fog" not in summarise(killed).gaps["cta"]
     without = [r for r in fake_records() if (r.label, r.corruption) != ("cta", "fog")]
     assert column_of(summarise(without), "cta").mean is None
     assert report.headline(without) == "Frozen 48.7 %; CTA is not measured on every corruption yet"
@@ -259,6 +279,7 @@ def test_recovery_is_the_gain_on_clean_images_after_all_shifts() -> None:
         {"sequence": ("clean", *CORRUPTIONS)},
         {"sequence": ("clean", *after)},
         {"sequence": after, "shuffled": True},
+        {"sequence": after, "rounds": 2},
         {"sequence": after, "shift": "mixed"},
     ):
         assert column_of(summarise(modern_records(fake_records(), **(settings | other))), "tent").recovery is None
@@ -322,6 +343,14 @@ def protocol(**changes: Any) -> dict[str, Any]:
         ),
         (changed(fake_records(), lambda r: r.seed == 1, dataset="cifar10"), "several data sets"),
         (changed(fake_records(), lambda r: r.key == "cta-fog-1", method="tent"), "method: 'cta' and 'tent'"),
+        (
+            changed(fake_records(), lambda r: r.key == "cta-fog-1", config={"learning_rate": 0.1, "steps": 20}),
+            "label 'cta' mixes two protocols.*learning_rate: 0.01 and 0.1",
+        ),
+        (
+            changed(changed(fake_records(), lambda r: True, images="a"), lambda r: r.key == "cta-fog-1", images="b"),
+            "'source' and 'cta' were measured on other images under the name 'fashion-mnist', 'fog', seed 1",
+        ),
         ([*fake_records(), fake_record("cta", "fog", 0, key="other")], "two different records for label 'cta'"),
     ],
 )  # fmt: skip

@@ -376,6 +376,7 @@ def test_a_protocol_that_decides_the_steps_leaves_the_rate_to_choose(tmp_path: P
     path.write_text(text.replace("batch_size = 16", 'protocol = "tent"') + "[tune]\nimages = 20\n")
     assert load_recipe(str(path)).tune == Tune(images=20, steps=(1,))
     assert load_recipe(str(path), ["tune.steps=[1]"]).tune == Tune(images=20, steps=(1,))
+    assert load_recipe(str(path), ["tune=false"]).tune is None
     with pytest.raises(ConfigError, match=r"'tent' has tune.steps = \[1\], the recipe says \[1, 5\]; take one away"):
         load_recipe(str(path), ["tune.steps=[1,5]"])
 

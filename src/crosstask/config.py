@@ -14,7 +14,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, model_serializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.dataclasses import dataclass
 
 from crosstask import presets
@@ -332,8 +341,8 @@ class Recipe:
     """Arguments of the tasks trained beside the classifier, by their method: `[tasks.clust3]`."""
     bench: Bench
     """The comparison."""
-    tune: Tune | None = None
-    """How the columns' steps and learning rates are chosen; None: they are what the columns say."""
+    tune: Annotated[Tune | None, BeforeValidator(lambda value: None if value is False else value)] = None
+    """How the columns' steps and learning rates are chosen; `false`, or none: they are what the columns say."""
     diagnose: Diagnose = Diagnose()
     """A look inside the models, apart from the comparison."""
 

@@ -26,8 +26,9 @@ class ConsoleNarrator:
         self.quiet = os.environ.get("RANK", "0") != "0"
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self.quiet)
         columns = (TextColumn("{task.description:>16}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        self._bars = Progress(*columns, *times, console=self.console, transient=True)
+        note = TextColumn("{task.fields[note]}", markup=False)
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), note)
+        self._bars = Progress(*columns, *times, console=self.console, transient=True, speed_estimate_period=1e9)
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
         self._told = 0.0
@@ -50,7 +51,7 @@ class ConsoleNarrator:
             return
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
-        self._bars.update(self._tasks[stage], completed=done, note=note)
+        self._bars.update(self._tasks[stage], total=total, completed=done, note=note)
 
     def say(self, text: str) -> None:
         """Print a line above the bars and take finished bars away."""

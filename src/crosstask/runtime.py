@@ -162,10 +162,16 @@ def diagnosis() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the git commit of the source tree this package runs from, with `+` when it has changes; asked for once."""
+    """Return the git commit of the source tree this package runs from, with `+` when it has changes; asked for once.
+
+    A package that was installed somewhere inside another repository has none.
+    """
+    ours, said = ("ls-files", "--error-unmatch", __file__), ("describe", "--always", "--abbrev=12", "--dirty=+")
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        for words in (ours, said):
+            command = ["git", "-C", str(Path(__file__).parent), *words]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -55,6 +55,7 @@ class Cell:
         corruptions: the stream's: one, or all where they come in one stream.
         keys: the content hash of what determines the numbers under each of them.
         batches: of the stream.
+        images: the content hash of the images, and of what corrupts them where it is no built-in corruption.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Cell:
     checkpoint: Checkpoint
     keys: tuple[str, ...]
     batches: int
+    images: str
 
     @property
     def first_updates(self) -> int:
@@ -292,4 +294,5 @@ def _cell(grid: Grid, label: str, column: Column, corruptions: tuple[str, ...], 
         checkpoint=checkpoint,
         keys=tuple(keys),
         batches=-(-len(stream) // stream.batch_size),
+        images=digest(grid.images.fingerprint, *own_code, *stored),
     )

@@ -137,6 +137,7 @@ def _about(grid: Grid, cell: Cell, adapter: Adapter, peak: float) -> dict[str, A
         "forwards": cell.forwards,
         "backwards": cell.backwards,
         "peak_memory_mb": peak,
+        "images": cell.images,
         "protocol": cell.protocol.to_dict(),
         "checkpoint": cell.checkpoint.weights_hash,
         "config": arguments,

@@ -62,6 +62,8 @@ class Record:
         missed: the share of batches that came while the method was still learning; None in format 1.
         peak_memory_mb: the most memory held, in MB, in the column's first cell of its process.
         protocol: what makes two numbers comparable: reset, batch_size, n, stream, steps ...
+        images: content hash of the images that are corrupted, and of what corrupts them where it is no built-in
+            corruption; None where it was not kept.
         checkpoint: hash or path of the checkpoint that was adapted.
         config: the method's arguments.
         versions: of crosstask, torch, Python ...
@@ -92,11 +94,12 @@ class Record:
     right_to_wrong: Share | None
     wrong_to_right: Share | None
     ms_per_batch: NotNegative
-    images_per_second: NotNegative
+    images_per_second: Annotated[float, Field(strict=True, gt=0)]
     forwards: NotNegative | None = None
     backwards: NotNegative | None = None
     missed: Share | None = None
     peak_memory_mb: NotNegative
+    images: str | None = None
     protocol: dict[str, Any]
     checkpoint: str
     config: dict[str, Any]
@@ -264,6 +267,9 @@ def _check(values: dict[str, Any], where: str) -> Record:
         record = _SCHEMA.validate_python({name: values[name] for name in _NAMES if name in values})
     except ValidationError as error:
         mistakes += [_explain(mistake) for mistake in error.errors() if mistake["type"] != "missing"]
+    else:
+        if record.right is not None and len(record.right) != 4 * -(-record.n // 24):
+            mistakes.append(f"right: expected {4 * -(-record.n // 24)} characters for {record.n} images")
     if mistakes:
         raise DataError(f"{where}: " + "; ".join(mistakes))
     return record

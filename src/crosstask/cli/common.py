@@ -47,7 +47,7 @@ def open_experiment(
 
     overrides = list(sets or ())
     if data_dir is not None:
-        overrides.append(f"data.folder={json.dumps(str(data_dir))}")
+        overrides.append(f"data.folder={json.dumps(str(data_dir), ensure_ascii=False)}")
     loaded = config.load_recipe(recipe, overrides)
     command = shlex.join(["crosstask", *sys.argv[1:]])
     folder = out or Path("out") / loaded.name
@@ -81,10 +81,11 @@ def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     """Print some columns of a table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*("yes" if row[c] is True else "no" if row[c] is False else str(row[c]) for c in columns))
+        table.add_row(*(Text("yes" if row[c] is True else "no" if row[c] is False else str(row[c])) for c in columns))
     Console(highlight=False).print(table)
 
 

@@ -63,7 +63,7 @@ def data_show(
 
     register_shifts(shift)
     check_writable(out)
-    with ConsoleNarrator() as narrator:
+    with ConsoleNarrator("interrupted; the same command begins anew") as narrator:
         images = load_any(data, data_dir, narrator)
     if index >= len(images):
         raise ConfigError(f"--index goes from 0 to {len(images) - 1}, got {index}")

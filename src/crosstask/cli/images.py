@@ -126,6 +126,6 @@ def doctor(as_json: Json = False) -> None:
 
 def _severities(text: str) -> tuple[int, ...]:
     first, _, last = text.partition("-")
-    if not (first.isdigit() and (last or first).isdigit() and 1 <= int(first) <= int(last or first) <= 5):
+    if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first) <= 5):
         raise ConfigError(f"--severity takes a number from 1 to 5 or a range of them, as 1-5, got {text!r}")
     return tuple(range(int(first), int(last or first) + 1))

@@ -190,7 +190,7 @@ def diagnose(recipe: RecipeName, out: Out = None, set_: Sets = None, data_dir: D
     from crosstask import report as reports
     from crosstask.report.diagnosis import table
 
-    with ConsoleNarrator() as narrator:
+    with ConsoleNarrator("interrupted; the same command begins anew") as narrator:
         experiment = open_experiment(recipe, out, set_, data_dir, narrator)
         family = pipeline.diagnosed_models(experiment)
         source, _ = pipeline.source_images(experiment.recipe, narrator.say)

@@ -74,10 +74,10 @@ class Raised:
 
 
 def attempt(task: Task, item: Any) -> Any:
-    """Return `task(item)`, or what it raised as a value to be sent: our own errors as they are, others as text."""
+    """Return `task(item)`, or what it raised as a value to be sent: our own errors and the system's, others as text."""
     try:
         return task(item)
-    except CrosstaskError as error:
+    except (CrosstaskError, OSError) as error:
         return Raised(error)
     except Exception:
         return Raised(RuntimeError(f"a worker failed on {item}:\n{traceback.format_exc()}"))

@@ -30,7 +30,7 @@ Passes = tuple[int, int]
 """Forward and backward passes of one batch of images through the network."""
 
 _RANGE = (-0.5, 1.5)
-"""Images in [0, 1] lie within it, unclipped noise and all; those that were normalised, or that end at 255, do not."""
+"""Images in [0, 1] lie within it, interpolated or a little noisy ones too; normalised ones, or up to 255, do not."""
 
 
 class Adapter(nn.Module, ABC):

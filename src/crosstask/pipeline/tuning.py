@@ -74,7 +74,7 @@ def tune_stage(experiment: Experiment, images: ImageSet, checkpoints: dict[str, 
         images=tune.images,
         seeds=tune.seeds,
         candidates=len(tune.steps) * len(tune.factors),
-        columns={label: _choice(recipe.bench, mine, lost, measured) for label, mine in tried.items()},
+        columns={label: _choice(recipe.bench, mine, lost, measured, tune.images) for label, mine in tried.items()},
     )
     tuned.write(chosen, path)
     experiment.say(f"tune: {len(tried)} columns tuned in {time.monotonic() - started:.0f} s, see {path}")
@@ -131,13 +131,13 @@ def _next(measuring: Iterator[Measured]) -> Measured:
 
 
 def _choice(
-    bench: Bench, mine: Sequence[Candidate], lost: Mapping[str, str], measured: Sequence[records.Record]
+    bench: Bench, mine: Sequence[Candidate], lost: Mapping[str, str], measured: Sequence[records.Record], images: int
 ) -> Choice:
-    """Rank the candidates of a column that were not lost."""
+    """Rank the candidates of a column that were not lost; `images` are different ones under each corruption."""
     run, column = to_run(bench, mine, lost), bench.columns[mine[0].column]
     ranked = tuned.best_first(
         [
-            tuned.scored(one.steps, one.learning_rate, accuracies(one, run, measured), measured[0].n)
+            tuned.scored(one.steps, one.learning_rate, accuracies(one, run, measured), images)
             for one in mine
             if one.label not in lost
         ]

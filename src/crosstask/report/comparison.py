@@ -12,7 +12,7 @@ from crosstask.data.severities import CLEAN
 from crosstask.errors import DataError
 from crosstask.report.summary import Estimate, Row
 from crosstask.report.summary.cells import Cells, by_label, difference, mean_accuracy
-from crosstask.report.summary.comparable import PIXELS, check, without_repeats
+from crosstask.report.summary.comparable import PIXELS, check, check_images, without_repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,7 @@ def _check_images(one: _Run, other: _Run) -> None:
         raise DataError(
             f"{one.name} is of {datasets[0]} and {other.name} of {datasets[1]}: there is nothing to compare"
         )
+    check_images([*one.records, *other.records])
     mine, theirs = (next(iter(run.protocols.values())) for run in (one, other))
     unlike = [key for key in PIXELS if mine[key] != theirs[key] and (key != "frost" or (mine[key] and theirs[key]))]
     if unlike:

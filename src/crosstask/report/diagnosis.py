@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from crosstask.bench.diagnosis import Diagnosis, Drift, Gradients, Moment, Panel, Similarity
 from crosstask.report import words
@@ -97,13 +98,13 @@ def view(found: Diagnosis | None, summary: Summary) -> View | None:
 
 def table(found: Diagnosis) -> Table:
     """Return the table of figures for the terminal."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=_scope(found))
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=Text(_scope(found)))
     grid.caption_justify = "left"
     grid.add_column("encoder", no_wrap=True)
     for heading in HEADINGS:
         grid.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for line in _lines(found):
-        grid.add_row(line.model, *(f"{text} {half}".rstrip() for text, half in line.cells))
+        grid.add_row(Text(line.model), *(f"{text} {half}".rstrip() for text, half in line.cells))
     return grid
 
 

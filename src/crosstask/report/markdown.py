@@ -18,11 +18,11 @@ def table(summary: Summary) -> str:
         bold = words.best(estimates)
         cells = [_cell(estimate, place in bold) for place, estimate in enumerate(estimates)]
         lines.append(_line([f"**{name}**" if name == "mean" else _escape(name), *cells]))
-    return "\n".join([*lines, "", _escape(words.caption(summary))]) + "\n"
+    return "\n".join([*lines, "", _escape(words.below(summary))]) + "\n"
 
 
 def _by_method(summary: Summary) -> str:
-    headings = [*words.headings(summary), "images/s", "peak MB"]
+    headings = [*map(_escape, words.headings(summary)), "images/s", "peak MB"]
     lines = [_line(["method", *headings]), _line(["---", *(["---:"] * len(headings))])]
     columns = list(zip(*(estimates for _, estimates in words.by_method(summary)), strict=True))
     bold = [words.best(estimates) for estimates in columns]
@@ -35,7 +35,7 @@ def _by_method(summary: Summary) -> str:
             cells.append(f"{text} {words.mark(estimate)}".rstrip() if estimate and index == words.GAIN else text)
         cost = [f"{column.cost.images_per_second:,.0f}", f"{column.cost.peak_memory_mb:,.0f}"]
         lines.append(_line([_escape(words.display(column.label)), *cells, *cost]))
-    return "\n".join([*lines, "", _escape(words.caption(summary) + words.doubt(summary))]) + "\n"
+    return "\n".join([*lines, "", _escape(words.below(summary))]) + "\n"
 
 
 def _cell(estimate: Estimate | None, bold: bool) -> str:

@@ -16,7 +16,7 @@ def table(summary: Summary) -> Table:
     """Return rows of corruptions and columns of methods, the mean last; with many methods, a row a method."""
     if words.is_wide(summary):
         return _by_method(summary)
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(words.caption(summary)), caption_justify="left")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(words.below(summary)), caption_justify="left")
     grid.add_column("corruption", no_wrap=True)
     for column in summary.columns:
         grid.add_column(Text(words.display(column.label)), justify="right", no_wrap=True)
@@ -30,8 +30,7 @@ def table(summary: Summary) -> Table:
 
 def _by_method(summary: Summary) -> Table:
     """Return a row a method: its mean and its gain over the frozen model. The corruptions stand in the report."""
-    caption = Text(words.caption(summary) + words.doubt(summary))
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=Text(words.below(summary)), caption_justify="left")
     grid.add_column("method", no_wrap=True)
     for heading in (*words.headings(summary)[: words.GAIN + 1], "images per second"):
         grid.add_column(heading, justify="right", no_wrap=True)

@@ -245,6 +245,12 @@ def caption(summary: Summary) -> str:
     return f"Accuracy in % on {summary.dataset}{where}: mean {interval(summary)}; {sample(summary)}. {seed(summary)}"
 
 
+def below(summary: Summary) -> str:
+    """Return what stands below a table: its caption, what a mark in it means, and which columns lack cells."""
+    marks = doubt(summary) if is_wide(summary) else ""
+    return " ".join([caption(summary) + marks, *incomplete(summary)])
+
+
 def doubt(summary: Summary) -> str:
     """Say what the mark at a gain of `by_method` means, or an empty string if there is none."""
     gains = [column.gain for column in summary.columns if column.gain]

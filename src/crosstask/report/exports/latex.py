@@ -14,6 +14,8 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # at the beginning of a row it would be an argument of the line break before, as a star would
+    "*": "{*}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MINUS SIGN}": "$-$",
     "\N{DEGREE SIGN}": r"$^\circ$",
@@ -28,7 +30,7 @@ def latex(summary: Summary) -> str:
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escape(words.caption(summary) + words.doubt(summary))}}}",
+        rf"\caption{{{_escape(words.below(summary))}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
         r"\toprule",
         _line(headings),

@@ -78,7 +78,8 @@ def _values(summary: Summary, column: Column, stations: Sequence[Row]) -> list[f
     """Return accuracies in per cent: corruption after corruption, or as a mean over those that come side by side."""
     if stations:
         return [100 * part for row in stations for part in _merged(column.over_stream[row], _PARTS_OF_EACH)]
-    parts = [_merged(column.over_stream[row], _PARTS) for row in _rows(summary)]
+    found = [column.over_stream[row] for row in _rows(summary)]
+    parts = [_merged(each, min(_PARTS, *map(len, found))) for each in found]
     return [100 * statistics.fmean(each) for each in zip(*parts, strict=True)]
 
 

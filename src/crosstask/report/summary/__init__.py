@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from crosstask.bench.records import Record
 from crosstask.data.severities import CLEAN
@@ -47,11 +48,11 @@ def summarise(records: Iterable[Record]) -> Summary:
 
 
 def _gaps(records: Sequence[Record], table: Mapping[str, Cells]) -> dict[str, list[str]]:
-    """Name, for each label, the corruptions that lack a seed which another label has there."""
-    measured = {(row_of(record), record.seed) for record in records}
+    """Name, for each label, the corruptions that lack a seed which there are records of."""
+    rows, seeds = ({make(record) for record in records} for make in (row_of, attrgetter("seed")))
     gaps = {}
     for label, cells in table.items():
-        missing = {row.corruption for row, seed in measured if seed not in cells.get(row, {})}
+        missing = {row.corruption for row in rows if seeds - cells.get(row, {}).keys()}
         if missing:
             gaps[label] = sorted(missing)
     return gaps

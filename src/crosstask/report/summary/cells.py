@@ -62,7 +62,12 @@ def mean_accuracy(cells: Cells, rows: Sequence[Row], figure: Figure = accuracy) 
     if found is None or found.count > 1:
         return found
     (seed,) = by_seed(cells, rows, figure)
-    return over_images(found.mean, min(cells[row][seed].n for row in rows))
+    return over_images(found.mean, min(_different_images(cells[row][seed]) for row in rows))
+
+
+def _different_images(record: Record) -> int:
+    """Return how many images a record is of; a gradual stream, or several rounds, shows each more than once."""
+    return min(record.n, protocol_of(record)["n"])
 
 
 def difference(ours: Cells, theirs: Cells, rows: Sequence[Row]) -> Estimate | None:

@@ -69,8 +69,9 @@ def compared(columns: Sequence[Column], table: Mapping[str, Cells], rows: Sequen
 
 
 def source(columns: Sequence[Column]) -> Column | None:
-    """Return the column of the frozen model, if there is one."""
-    return next((c for c in columns if c.method == "source" and c.protocol.get("model") != "aligned"), None)
+    """Return the column of the frozen supervised model, if there is one."""
+    frozen = (column for column in columns if column.method == "source")
+    return next((column for column in frozen if column.protocol.get("model", "supervised") == "supervised"), None)
 
 
 def adapted(columns: Sequence[Column]) -> Column | None:
@@ -101,7 +102,7 @@ def _ends_clean(protocol: Mapping[str, Any]) -> bool:
     """Say whether a stream of several corruptions shows clean images after all others, and never before."""
     sequence = protocol["sequence"]
     after_all = sequence[-1:] == [CLEAN] and sequence.count(CLEAN) == 1 and len(sequence) > 1
-    return after_all and protocol["shift"] == "continual" and not protocol["shuffled"]
+    return after_all and protocol["shift"] == "continual" and protocol["rounds"] == 1 and not protocol["shuffled"]
 
 
 def _constant(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def check(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     datasets = {record.dataset for record in records}
     if len(datasets) > 1:
         raise DataError(f"records of several data sets ({', '.join(sorted(datasets))}); report one at a time")
+    check_images(records)
     by_label: dict[str, list[Record]] = {}
     for record in records:
         by_label.setdefault(record.label, []).append(record)
@@ -65,6 +66,19 @@ def check(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     for key in SHARED:
         _check_shared(key, protocols)
     return protocols
+
+
+def check_images(records: Iterable[Record]) -> None:
+    """Refuse records of other test images, or of another shift, under the same name; the oldest do not say."""
+    seen: dict[tuple[str, int, int], Record] = {}
+    for record in (record for record in records if record.images):
+        first = seen.setdefault((record.corruption, record.severity, record.seed), record)
+        if record.images != first.images:
+            raise DataError(
+                f"{first.label!r} and {record.label!r} were measured on other images under the name "
+                f"{record.dataset!r}, {record.corruption!r}, seed {record.seed}: the files have changed, or what "
+                "corrupts them. Measure both anew, or give the data another name"
+            )
 
 
 def _check_column(label: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -76,6 +90,11 @@ def _check_column(label: str, records: Sequence[Record]) -> dict[str, Any]:
     protocol, sizes = protocol_of(first), {(first.corruption, first.severity): first.n}
     for record in records[1:]:
         differences = [f"{key}: {a!r} and {b!r}" for key, a, b in _differences(protocol, protocol_of(record))]
+        differences += [
+            f"{key}: {first.config[key]!r} and {value!r}"
+            for key, value in record.config.items()
+            if key != "seed" and first.config.get(key, value) != value
+        ]
         if record.method != first.method:
             differences.append(f"method: {first.method!r} and {record.method!r}")
         n = sizes.setdefault((record.corruption, record.severity), record.n)

@@ -42,12 +42,13 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def over_images(share: float, n: int) -> Estimate:
-    """Return a share of `n` images with half the width of Wilson's interval.
+    """Return a share of `n` images, and how far Wilson's interval reaches from it, on its longer side.
 
     For the mean share over several corruptions of the same images this is an upper bound: averaging lowers variance.
     """
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return Estimate(mean=share, half=half, count=n, over="images")
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    return Estimate(mean=share, half=half + abs(centre - share), count=n, over="images")
 
 
 def paired_over_images(mean: float, differences: Sequence[np.ndarray], protocol: Mapping[str, Any]) -> Estimate | None:

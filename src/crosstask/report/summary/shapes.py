@@ -13,10 +13,10 @@ class Estimate:
 
     Attributes:
         mean: of the values, or the one value.
-        half: half the interval's width; None where the values give no interval.
+        half: how far the interval reaches to either side; None where the values give no interval.
         count: how many seeds, or images, the interval is over.
         over: `seeds`: Student's t over seeds; `images`: over the images of a single seed, Wilson's interval for an
-            accuracy, 1.96 standard errors for a difference on the same images.
+            accuracy, by its longer side, 1.96 standard errors for a difference on the same images.
     """
 
     mean: float
