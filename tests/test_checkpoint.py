@@ -262,7 +262,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(small, tmp_path, monkeypatc
 
 def test_a_save_replaces_the_old_checkpoint_as_a_whole(small, tmp_path):
     folder = save_at(small, tmp_path)
-    (folder / "stray").write_text("of an older version")
+    rewrite(folder, format=99)
     save(dataclasses.replace(small, metrics={"clean_accuracy": 0.75}), folder)
     assert load(folder).metrics == {"clean_accuracy": 0.75}
     assert sorted(path.name for path in folder.iterdir()) == [ABOUT, WEIGHTS]
@@ -306,6 +306,32 @@ def test_nothing_but_a_checkpoint_is_replaced(small, tmp_path):
     assert (tmp_path / "file.py").read_text() == "code"
     (tmp_path / "empty").mkdir()
     save(small, str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("beside", "config"),
+    [
+        ({"README.md": "years of work"}, None),
+        ({".git/HEAD": "ref: refs/heads/main"}, None),
+        ({"model.safetensors/thesis.txt": "years of work"}, None),
+        ({}, '{"architectures": ["BertModel"]}'),
+        ({}, '["format", "weights_sha256"]'),
+        ({}, "{"),
+    ],
+)
+def test_a_folder_with_a_config_is_replaced_only_if_it_is_a_checkpoint_alone(small, tmp_path, beside, config):
+    folder = save_at(small, tmp_path)
+    if config:
+        (folder / ABOUT).write_text(config)
+    for name, content in beside.items():
+        if name.startswith(WEIGHTS):
+            (folder / WEIGHTS).unlink()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(StorageError, match="model: something else stands there; name another folder"):
+        save(small, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_saving_leaves_the_callers_modules_alone(small, tmp_path):

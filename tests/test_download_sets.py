@@ -211,6 +211,24 @@ def test_checksum_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         known.ensure(folder, said.append)
 
 
+def test_a_remembered_file_in_a_folder_that_was_closed_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, stat = tiny("cifar10"), os.stat
+    folder, closed = put_files(tmp_path / "mine", known), put_files(tmp_path / "closed", known)
+    known.ensure(closed)
+
+    def refused(path: object, *arguments: object, **options: object) -> os.stat_result:
+        if str(path).startswith(str(closed)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert known.ensure(folder) == folder / known.files[0].name
+    remembered = (tmp_path / "cache" / "checksums.json").read_text()
+    assert str(folder) in remembered and str(closed) not in remembered
+
+
 # --- mirrors and sizes -------------------------------------------------------------------------------------------
 
 

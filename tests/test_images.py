@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from crosstask.data.download import KNOWN
 from crosstask.data.images import ImageSet, check_same_kind, is_divided, load_images
@@ -201,6 +202,7 @@ def test_splits_share_the_classes_of_train(tmp_path: Path) -> None:
         (["train/1.png", "val/1.png", "extra/1.png"], True),
         (["train/cat/1.png"], True),
         (["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], True),
+        (["train.parquet", "test.parquet"], True),
         (["train-images-idx3-ubyte.gz"], True),
         (["cat/1.png", "dog/1.png"], False),
         (["train/1.png", "bus/1.png", "car/1.png"], False),  # a class called train
@@ -293,6 +295,9 @@ def test_gray_beside_colour_becomes_colour(tmp_path: Path, gray_first: bool) -> 
     assert np.array_equal(images[1 if gray_first else 0], colour_pixels[0])
 
 
+GOOD = encoded(pixels(4, 5))
+
+
 def sixteen_bit() -> bytes:
     return saved(Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4)))
 
@@ -313,6 +318,11 @@ def sixteen_bit() -> bytes:
         ({"cat/a": b""}, None, "unknown file type ''"),
         ({"a.png": b"", "cat/b.png": b""}, None, r"holds images \(a\.png\) beside folders \(cat\)"),
         ({"train/cat/a.png": b"", "test/cat/a.png": b""}, None, "divided into test, train: say which split"),
+        (
+            {"train/a.png": GOOD, "val/a.png": GOOD, "extra/a.png": GOOD},
+            None,
+            "divided into train, val: say which split",
+        ),
         ({"cat/a.png": b""}, "test", r"no subfolder test/ or val/ or .* for the split 'test'"),
         ({"train/cat/a.png": b"", "test/dog/a.png": b""}, "test", r"class folder 'dog' of the split 'test' is not in"),
         ({"cat/a.png": b""}, "tset", "unknown split 'tset'"),
@@ -324,6 +334,43 @@ def test_folder_refuses(tmp_path: Path, files: dict[str, bytes], split: str | No
         (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message):
         load_images(tmp_path, split=split)
+
+
+@pytest.mark.parametrize("layout", ["cat", "train/cat"])
+def test_a_class_whose_name_is_not_utf8_is_refused_and_a_file_is_not(tmp_path: Path, layout: str) -> None:
+    odd, split = os.fsdecode(b"\xff"), "test" if "/" in layout else None
+    put_images(tmp_path, [f"{layout}/{odd}.png", "test/cat/a.png"] if split else [f"{layout}/{odd}.png"])
+    assert load_images(tmp_path, split=split).class_names == ("cat",)
+    put_images(tmp_path / layout / ".." / odd, ["a.png"])
+    with pytest.raises(DataError, match=r"the name of the class folder '\\udcff' in .* is not UTF-8. Rename it"):
+        load_images(tmp_path, split=split)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["rgb", "gray and alpha", "rgba"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pngs_of_sixteen_bits_are_refused_in_colour_too(tmp_path: Path, bits: int, colour: int, channels: int) -> None:
+    rows = zlib.compress((b"\0" + bytes(2 * channels * bits // 8)) * 2)
+    header = struct.pack(">2I5B", 2, 2, bits, colour, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    if bits == 8:
+        assert load_images(tmp_path).images.sum() == 0
+    else:
+        with pytest.raises(DataError, match=r"a\.png has more than 8 bits a channel"):
+            load_images(tmp_path)
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    array, exif = pixels(4, 5, 3), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    (tmp_path / "a.png").write_bytes(saved(Image.fromarray(array), exif=exif))
+    assert np.array_equal(load_images(tmp_path).images[0].permute(1, 2, 0).numpy(), np.rot90(array, -1))
+    (tmp_path / "a.png").write_bytes(saved(Image.fromarray(array), exif=b"Exif\0\0damaged"))
+    assert np.array_equal(load_images(tmp_path).images[0].permute(1, 2, 0).numpy(), array)
 
 
 def test_link_to_nowhere_is_not_passed_over(tmp_path: Path) -> None:
@@ -434,6 +481,17 @@ def rows_to_labels(rows: list[int]) -> list[int]:
     return [row % 3 for row in rows]
 
 
+def test_files_called_by_a_split_alone_are_never_read_as_one_set(tmp_path: Path) -> None:
+    for split, label in (("train", 0), ("test", 1)):
+        put_parquet(tmp_path / f"{split}.parquet", [GOOD], [label], class_names=["cat", "dog"])
+        (tmp_path / f"._{split}.parquet").write_bytes(b"left by macOS")
+    for split, label in (("train", 0), ("test", 1)):
+        labels = load_images(tmp_path, split=split).labels
+        assert labels is not None and labels.tolist() == [label]
+    with pytest.raises(DataError, match="divided into test, train: say which split"):
+        load_images(tmp_path)
+
+
 def test_parquet_without_labels(tmp_path: Path) -> None:
     put_parquet(tmp_path / "mine.parquet", [encoded(pixels(4, 5))] * 2, names=["same.png", "same.png"])
     images = load_images(tmp_path)
@@ -445,9 +503,6 @@ def test_parquet_labels_without_names_are_numbered(tmp_path: Path) -> None:
     put_parquet(tmp_path / "mine.parquet", [encoded(pixels(4, 5))] * 2, [0, 2], names=[None, None])
     images = load_images(tmp_path)
     assert images.class_names == ("0", "1", "2") and images.items is None
-
-
-GOOD = encoded(pixels(4, 5))
 
 
 @pytest.mark.parametrize(
@@ -503,9 +558,17 @@ def test_cifar10_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for split, labels in (("train", [0, 1, 1]), ("test", [1])):
         path = tmp_path / "mine" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(exist_ok=True)
-        put_parquet(path, [GOOD] * len(labels), labels, class_names=["cat", "dog"])
+        put_parquet(path, [encoded(pixels(32, 32, 3))] * len(labels), labels, class_names=list("abcdefghij"))
     images = load_images("cifar10", split="train", data_dir=tmp_path / "mine")
-    assert images.name == "cifar10" and len(images) == 3 and images.class_names == ("cat", "dog")
+    assert images.name == "cifar10" and len(images) == 3 and images.class_names == tuple("abcdefghij")
+    with pytest.raises(
+        DataError,
+        match=r"mine does not hold cifar100: expected objects, 100 classes, .* got 10 classes and .* 3 x 32 x 32",
+    ):
+        load_images("cifar100", split="train", data_dir=tmp_path / "mine")
+    put_parquet(path, [encoded(pixels(32, 32))], [9], class_names=list("abcdefghij"))
+    with pytest.raises(DataError, match=r"mine does not hold cifar10: expected .* images of 1 x 32 x 32"):
+        load_images("cifar10", split="test", data_dir=tmp_path / "mine")
 
 
 # --- numpy and idx -------------------------------------------------------------------------------------------------

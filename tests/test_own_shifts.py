@@ -75,9 +75,9 @@ def test_what_a_shift_returns_is_checked(returned, message):
         corrupt(images().images, "odd", 1, seed=0)
 
 
-@pytest.mark.parametrize("name", ["fog", "clean", "spatter", ""])
-def test_names_that_are_taken_are_refused(name):
-    with pytest.raises(ConfigError, match="taken by a built-in corruption or empty"):
+@pytest.mark.parametrize("name", ["fog", "clean", "spatter", "labels", "", "../dusk", "dusk.old", "a b", "dusk\n"])
+def test_names_that_are_taken_or_no_files_are_refused(name):
+    with pytest.raises(ConfigError, match="is taken or no name of a file: choose another"):
         register(name, speckled)
 
 
@@ -129,6 +129,59 @@ def test_the_code_tells_two_functions_of_one_name_apart(tmp_path):
         file.write_text(f"def shift(images, severity, random):\n    return images // {severity}\n")
         register_from("shift", f"{file}:shift")
         hashes.append(code_hash("shift"))
+    assert len({*hashes}) == 2
+
+
+SHIFTS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from functools import partial
+
+LEVEL = 2
+
+@dataclass
+class Dim:
+    level: int = LEVEL
+    def __call__(self, images, severity, random):
+        return helper(images)
+
+def helper(images):
+    return images // LEVEL
+
+def shift(images, severity, random):
+    return helper(images)
+
+def scaled(images, severity, random, by):
+    return images // by
+
+made, part = Dim(), partial(scaled, by=LEVEL)
+"""
+
+
+@pytest.mark.parametrize("attribute", ["shift", "made", "part"])
+def test_what_a_shift_uses_of_its_file_is_of_its_code_as_it_was_registered(tmp_path, attribute):
+    file = tmp_path / "shifts.py"
+    file.write_text(SHIFTS)
+    register_from("one", f"{file}:{attribute}")
+    before = code_hash("one")
+    assert torch.equal(corrupt(images().images, "one", 1, seed=0), images().images // 2)
+    file.write_text(SHIFTS.replace("LEVEL = 2", "LEVEL = 3  # more"))
+    assert code_hash("one") == before, "what is registered has not changed"
+    register_from("one", f"{file}:{attribute}")
+    assert torch.equal(corrupt(images().images, "one", 1, seed=0), images().images // 3)
+    assert code_hash("one") != before
+    file.write_text(SHIFTS)
+    register_from("again", f"{file}:{attribute}")
+    assert code_hash("again") == before, "and it is the same wherever the code is the same"
+
+
+def test_what_has_no_source_goes_by_its_name():
+    hashes = []
+    for name in ("dusk", "dawn"):
+        made = {}
+        exec(f"def {name}(images, severity, random): return images", made)
+        register(name, made[name])
+        hashes.append(code_hash(name))
     assert len({*hashes}) == 2
 
 

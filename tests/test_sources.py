@@ -89,15 +89,24 @@ def test_cifar_c_is_severity_major(tmp_path: Path, in_tar: bool) -> None:
     ("changes", "message"),
     [
         ({"labels": LABELS[:-1]}, "labels"),
+        ({"labels": LABELS.repeat(5)[:50]}, "expected 5 equal blocks .* 1, 2, 3, 4, 5, got 50 labels in another order"),
         ({"fog": ROWS[:-1]}, "5 x N images"),
         ({"fog": ROWS.astype(np.float32)}, "expected uint8"),
         ({"fog": ROWS[..., 0, 0]}, "expected shape"),
     ],
-    ids=["labels", "rows", "float", "shape"],
+    ids=["labels", "order", "rows", "float", "shape"],
 )
 def test_cifar_c_refuses(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_corrupted(put_cifar_c(tmp_path / "c", **changes), "fog", 1)
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+def test_what_macos_leaves_beside_an_array_is_no_corruption(tmp_path: Path, in_tar: bool) -> None:
+    folder = put_cifar_c(tmp_path / "c")
+    (folder / "._fog.npy").write_bytes(b"left by macOS")
+    with pytest.raises(UnknownName, match=r"Known: fog$"):
+        load_corrupted(tarred(folder) if in_tar else folder, "._fog", 1)
 
 
 def test_what_is_truncated_is_refused(tmp_path: Path) -> None:

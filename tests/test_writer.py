@@ -90,6 +90,15 @@ def test_images_without_a_name_of_their_own_are_numbered(tmp_path):
     assert {path.name for path in (tmp_path / "fog/1").rglob("*.JPEG")} == {f"0000{number}.JPEG" for number in range(7)}
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../../home", "/etc", "a/b", "a\0b", "dog"])
+def test_a_class_that_can_have_no_folder_of_its_own_is_refused(tmp_path, name):
+    images = replace(some(), class_names=(name, "dog", "eel"))
+    with pytest.raises(DataError, match=r"the class name .* cannot be that of a folder of its own: expected names"):
+        write_copies(copies(images=images, table="imagenet"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    copies(images=images)
+
+
 def test_without_labels_there_are_arrays_only(tmp_path):
     write_copies(copies(images=some(labelled=False), table="imagenet", corruptions=("fog",)), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, "fog.npy"]

@@ -110,8 +110,19 @@ def save(checkpoint: Checkpoint, folder: str | Path, weights: Literal["float32",
 
 
 def _check_replaceable(folder: Path) -> None:
-    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not _is_empty_or_ours(folder):
         raise StorageError(f"cannot save a checkpoint as {folder}: something else stands there; name another folder")
+
+
+def _is_empty_or_ours(folder: Path) -> bool:
+    """Tell whether a folder holds nothing, or a checkpoint, of any format, and nothing beside it."""
+    try:
+        entries = list(folder.iterdir())
+        if not all(entry.name in (WEIGHTS, ABOUT) and entry.is_file() for entry in entries):
+            return False
+        return not entries or {"format", "weights_sha256"} <= json.loads((folder / ABOUT).read_bytes()).keys()
+    except (OSError, ValueError, AttributeError):  # no folder, a closed one, or no JSON object
+        return False
 
 
 def load(

@@ -267,7 +267,14 @@ def _known_images(name: str, split: str | None, data_dir: str | Path | None, rep
         expected = " or ".join(map(repr, known.splits))
         raise DataError(f"{name}: expected the split {expected}, got {split!r}")
     path = known.ensure(data_dir, report)
-    return _image_set(name, sources.read(path, split if sources.is_divided(path) else None))
+    arrays = sources.read(path, split if sources.is_divided(path) else None)
+    classes, shape = len(arrays.class_names), arrays.images.shape[1:]
+    if known.classes not in (None, classes) or known.shape not in (None, shape):
+        raise DataError(
+            f"{path} does not hold {name}: expected {known.what}, got {classes} classes and images of "
+            f"{' x '.join(map(str, shape))} (C x H x W). Name the folder of {name} with --data-dir or CROSSTASK_DATA"
+        )
+    return _image_set(name, arrays)
 
 
 def _existing(spec: str | Path, kind: str) -> Path:

@@ -70,6 +70,8 @@ class Copies:
             raise UnknownName("severity table", self.table, TABLES)
         if not self.severities or list(self.severities) != sorted(set(self.severities) & {1, 2, 3, 4, 5}):
             raise DataError(f"expected severities from 1 to 5, each once and in order, got {list(self.severities)}")
+        if self.layout == "tiny-imagenet-c":
+            _check_folder_names(self.images.class_names)
 
     @property
     def layout(self) -> Literal["cifar-c", "tiny-imagenet-c"]:
@@ -104,6 +106,17 @@ class Copies:
             indices = torch.arange(start, start + len(part), device=self.device)
             made = corrupt(part, corruption, severity, seed=self.seed, indices=indices, table=self.table)
             yield start, made.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _check_folder_names(class_names: Sequence[str]) -> None:
+    """Check that every class can have a folder of its name, and of its own."""
+    wrong = [name for name in class_names if name in ("", ".", "..") or "/" in name or "\0" in name]
+    wrong += [name for name, count in Counter(class_names).items() if count > 1]
+    if wrong:
+        raise DataError(
+            f"the class name {wrong[0]!r} cannot be that of a folder of its own: expected names that differ, without "
+            "slashes. Rename the class"
+        )
 
 
 def write_copies(copies: Copies, out: Path, progress: Progress | None = None) -> dict[str, Any]:

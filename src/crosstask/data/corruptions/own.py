@@ -10,12 +10,17 @@ A recipe names the file instead: `shifts = { dusk = "dusk.py:dusk" }` below `[be
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +39,9 @@ An image must come out the same whatever batch it is in: take what is random fro
 REGISTERED: dict[str, Shift] = {}
 """The shifts registered in this process, by name."""
 
+_CODE: dict[str, tuple[Shift, str]] = {}
+"""Name -> the function that was registered, and the hash of its code at that time."""
+
 
 def register(name: str, shift: Shift) -> None:
     """Make `shift` available under `name` to `corrupt`, to streams, to recipes and to the command line.
@@ -41,13 +49,17 @@ def register(name: str, shift: Shift) -> None:
     Registering a name anew replaces its function.
 
     Raises:
-        ConfigError: the name is empty, or that of a built-in corruption; or `shift` is no function.
+        ConfigError: the name cannot be a file's, or is that of a built-in corruption; or `shift` is no function.
     """
-    if not name or name in (CLEAN, *BENCHMARK, *HELD_OUT):
-        raise ConfigError(f"the name {name!r} is taken by a built-in corruption or empty; choose another for the shift")
+    if not re.fullmatch(r"[\w-]+", name) or name in (CLEAN, *BENCHMARK, *HELD_OUT, "labels"):
+        raise ConfigError(
+            f"the name {name!r} is taken or no name of a file: choose another for the shift, of letters, digits, _ and "
+            "-; not 'labels' and no built-in corruption's"
+        )
     if not callable(shift):
         raise ConfigError(f"the shift {name!r} is no function (images, severity, random): got {type(shift).__name__}")
     REGISTERED[name] = shift
+    _CODE[name] = shift, _hashed(shift)
 
 
 def register_from(name: str, reference: str) -> None:
@@ -74,19 +86,28 @@ def _module_of_file(path: Path) -> object:
     spec = importlib.util.spec_from_file_location(f"_crosstask_shift_{path.stem}", path.expanduser())
     assert spec and spec.loader, "a name that ends in .py has a loader"
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass looks for the module it is in
     spec.loader.exec_module(module)
     return module
 
 
 def code_hash(name: str) -> str | None:
-    """Return the SHA-256 of a registered shift's code, which tells two functions of one name apart; else None."""
+    """Return the SHA-256 of a registered shift's code, as it was registered, with the file it is in; else None."""
     if name not in REGISTERED:
         return None
-    try:
-        code = inspect.getsource(REGISTERED[name])
-    except (OSError, TypeError):  # made at a prompt, or an object: its name must do
-        code = repr(getattr(REGISTERED[name], "__qualname__", type(REGISTERED[name]).__qualname__))
-    return hashlib.sha256(code.encode()).hexdigest()
+    shift, code = _CODE.get(name, (None, ""))
+    return code if shift is REGISTERED[name] else _hashed(REGISTERED[name])
+
+
+def _hashed(shift: Shift) -> str:
+    """Return the SHA-256 of a function's name, its source and its whole file, whose constants and helpers it uses."""
+    named: Any = inspect.unwrap(shift.func if isinstance(shift, functools.partial) else shift)
+    named = named if hasattr(named, "__qualname__") else type(named)
+    digest = hashlib.sha256(named.__qualname__.encode())
+    with contextlib.suppress(OSError, TypeError):  # made at a prompt, or not in Python: what there is must do
+        digest.update(inspect.getsource(named).encode())
+        digest.update(Path(inspect.getfile(named)).read_bytes())
+    return digest.hexdigest()
 
 
 def applied(name: str, images: Tensor, severity: int, random: ImageRandom) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def _opened(path: Path, unpacked: bool) -> Iterator[IO[bytes]]:
 
 def remember(path: Path, checksum: Checksum, got: str) -> None:
     """Keep in the cache that the file at `path`, as it is now, hashes to `got`; where that fails, forget it."""
-    kept = {name: entry for name, entry in _remembered().items() if Path(name).exists()}
+    found = _remembered().items()
+    kept = {name: entry for name, entry in found if os.path.exists(name)}  # noqa: PTH110  Path.exists may be refused
     kept[str(path.absolute())] = {"state": _state(path), "kind": _kind(checksum), "digest": got}
     with contextlib.suppress(StorageError):
         write_text(_memory(), json.dumps(kept, indent=1))

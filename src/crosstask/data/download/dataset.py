@@ -64,7 +64,7 @@ class OfficialFile:
 
 @dataclass(frozen=True)
 class Form:
-    """Another form than its official files that a data set may lie in. Nothing is checked but that it is there."""
+    """Another form than its official files that a data set may lie in. Looking for it checks only that it is there."""
 
     patterns: tuple[str, ...]
     """Each must match something in the folder."""
@@ -102,6 +102,10 @@ class KnownData:
     """Whether its one file is a tar archive that is extracted, into one of the forms, before it is read."""
     splits: tuple[str, ...] = ("train", "test")
     """The splits it has."""
+    classes: int | None = None
+    """How many classes its images must have where they are read; None: any number."""
+    shape: tuple[int, int, int] | None = None
+    """(C, H, W) its images must have where they are read; None: any."""
     kind: Literal["images", "corrupted", "textures"] = "images"
     """`load_images` reads images, `load_corrupted` corrupted ones; textures are no data set to classify."""
     route: Callable[[KnownData, Report], None] | None = field(default=None, repr=False)

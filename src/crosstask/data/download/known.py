@@ -52,6 +52,8 @@ _SETS = (
             Form(_SHARDS),
             Form(_SHARDS, "plain_text"),
         ),
+        classes=10,
+        shape=(3, 32, 32),
     ),
     KnownData(
         name="cifar100",
@@ -62,6 +64,8 @@ _SETS = (
         ),
         entry="cifar-100-python.tar.gz",
         forms=(*_pickles("cifar-100-python", "train", "test", "meta"), Form(_SHARDS), Form(_SHARDS, "cifar100")),
+        classes=100,
+        shape=(3, 32, 32),
     ),
     KnownData(
         name="tiny-imagenet",
@@ -77,6 +81,7 @@ _SETS = (
             Form(("wnids.txt", "val/val_annotations.txt"), "tiny-imagenet-200"),
             Form(("wnids.txt", "val/val_annotations.txt")),
         ),
+        shape=(3, 64, 64),
     ),
     KnownData(
         name="cifar10.1",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crosstask.data.sources.arrays import ALL_SPLIT_NAMES, SPLIT_NAMES, Arrays, is_hidden
+from crosstask.data.sources.arrays import SPLIT_NAMES, Arrays, are_splits, is_hidden
 from crosstask.data.sources.cifar import cifar10_1_arrays, is_cifar, is_cifar10_1, read_cifar, read_cifar10_1
 from crosstask.data.sources.corrupted import CorruptedSet, looks_corrupted, open_corrupted
 from crosstask.data.sources.decoding import decode
 from crosstask.data.sources.folders import IMAGE_SUFFIXES, read_image_folder
 from crosstask.data.sources.idx import is_idx_folder, read_idx
 from crosstask.data.sources.numpy_files import read_numpy
-from crosstask.data.sources.parquet import read_parquet, shards
+from crosstask.data.sources.parquet import prefixes_of, read_parquet, shards
 from crosstask.data.sources.tiny_imagenet import is_tiny_imagenet, read_tiny_imagenet
 from crosstask.errors import DataError
 
@@ -47,10 +47,10 @@ def is_divided(path: Path) -> bool:
         return False
     if is_idx_folder(path):
         return True
-    prefixes = {file.name.split("-")[0] for file in path.glob("*.parquet")}
-    below = prefixes or {folder.name for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder)}
-    both = "train" in below and not below.isdisjoint(SPLIT_NAMES["test"])
-    return both or (bool(below) and below <= ALL_SPLIT_NAMES)
+    prefixes = set(prefixes_of(path).values())
+    return are_splits(
+        prefixes or {folder.name for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder)}
+    )
 
 
 def _read(path: Path, split: str | None, labels: bool) -> Arrays:
@@ -100,7 +100,7 @@ def _read_folder(folder: Path, split: str | None, labels: bool) -> Arrays:
                 f"{folder} holds several versions of CIFAR-10.1: name one of {', '.join(map(str, versions))}"
             )
         return _read_cifar10_1(versions[0], folder, split)
-    if any(folder.glob("*.parquet")):
+    if prefixes_of(folder):
         return read_parquet(shards(folder, split), labels)
     return read_image_folder(folder, split)
 

@@ -41,6 +41,12 @@ def numbered_classes(labels: np.ndarray) -> tuple[str, ...]:
     return tuple(str(number) for number in range(highest + 1))
 
 
+def are_splits(names: set[str]) -> bool:
+    """Tell whether the names of what lies in a folder are those of splits: `train` and another, or no other names."""
+    both = "train" in names and not names.isdisjoint(SPLIT_NAMES["test"])
+    return both or (bool(names) and names <= ALL_SPLIT_NAMES)
+
+
 def is_hidden(path: Path) -> bool:
     """Tell whether a file or folder is none of the images' own, as `.DS_Store` is."""
     return path.name.startswith((".", "__MACOSX"))

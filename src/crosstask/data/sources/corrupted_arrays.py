@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crosstask.data.sources.arrays import Arrays, numbered_classes
+from crosstask.data.sources.arrays import Arrays, is_hidden, numbered_classes
 from crosstask.data.sources.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES
 from crosstask.data.sources.numpy_files import channels_first
 from crosstask.data.sources.tar import members
@@ -98,24 +98,33 @@ def find(
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         got = f"{labels.dtype} of shape {list(labels.shape)}"
         raise DataError(f"{label_place.shown}: expected class numbers of shape [severities * N], got {got}")
-    numbers = np.array(labels, np.int64)
+    numbers, parts = np.array(labels, np.int64), len(severities)
+    if len(numbers) % parts or np.ptp(numbers.reshape(parts, -1), axis=0).any():
+        raise DataError(
+            f"{label_place.shown}: expected {parts} equal blocks of labels, one for each of the severities "
+            f"{', '.join(map(str, severities))}, got {len(numbers):,} labels in another order. Fetch it again, or name "
+            "a folder of all severities"
+        )
     names = class_names or _cifar_classes(name, numbers) or numbered_classes(numbers)
     return ArrayCells(places=places, severities=severities, labels=numbers, class_names=names)
 
 
 def _in_folder(folder: Path) -> dict[str, _Place]:
-    return {path.stem: _Place(path, 0, path.stat().st_size, path) for path in sorted(folder.glob("*.npy"))}
+    found = sorted(path for path in folder.glob("*.npy") if not is_hidden(path))
+    return {path.stem: _Place(path, 0, path.stat().st_size, path) for path in found}
 
 
 def _in_archive(path: Path) -> dict[str, _Place]:
     """Return the arrays of an archive; an archive whose first file is something else holds none."""
     places: dict[str, _Place] = {}
     for member in members(path):
-        if not member.name.endswith(".npy"):
+        shown = path / member.name
+        if is_hidden(shown):
+            continue
+        if shown.suffix != ".npy":
             if not places:
                 break
             continue
-        shown = path / member.name
         places[shown.stem] = _Place(path, member.offset, member.size, shown)
     return places
 

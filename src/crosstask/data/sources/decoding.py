@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -11,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from crosstask.errors import DataError
 
@@ -21,6 +22,7 @@ BLOCK = 256
 _PIECE = 16
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # no others: Pillow hands some formats to outside programs
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_EXIF_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, struct.error)
 
 
 def decode(sources: Iterable[tuple[str, Path | bytes]], count: int | None = None) -> np.ndarray:
@@ -92,16 +94,20 @@ def _decode_one(name: str, data: Path | bytes) -> np.ndarray:
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Return the image as 8-bit gray or RGB; transparency is dropped."""
+    """Return the image as 8-bit gray or RGB, upright as its EXIF says; transparency is dropped."""
+    is_deep_png = image.format == "PNG" and any(";16" in str(tile[3]) for tile in image.tile)  # Pillow cuts to 8
+    if is_deep_png or image.mode.startswith(("I", "F")):
+        raise DataError(
+            f"{name} has more than 8 bits a channel: expected 8-bit gray or colour. "
+            "Convert it, choosing which values become black and white"
+        )
+    image.load()
+    with contextlib.suppress(*_EXIF_ERRORS):  # EXIF that is damaged turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("L", "RGB"):
         return image
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
-    if image.mode.startswith(("I", "F")):
-        raise DataError(
-            f"{name} has more than 8 bits a pixel (mode {image.mode}): expected 8-bit gray or colour. "
-            "Convert it, choosing which values become black and white"
-        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crosstask.data.sources.arrays import ALL_SPLIT_NAMES, SPLIT_NAMES, Arrays, is_hidden
+from crosstask.data.sources.arrays import ALL_SPLIT_NAMES, SPLIT_NAMES, Arrays, are_splits, is_hidden
 from crosstask.data.sources.decoding import decode
 from crosstask.errors import DataError
 
@@ -57,24 +57,32 @@ def _split_folder(folder: Path, split: str | None) -> Path:
             )
         return found
     subfolders = {path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path)}
-    if subfolders and subfolders <= ALL_SPLIT_NAMES:
-        listed = ", ".join(sorted(subfolders))
+    if are_splits(subfolders):
+        listed = ", ".join(sorted(subfolders & ALL_SPLIT_NAMES))
         raise DataError(f"{folder} is divided into {listed}: say which split is wanted, or name its folder")
     return folder
 
 
 def _class_names(folder: Path, split: str | None, classes: list[Path]) -> tuple[str, ...]:
     """Return the class names in label order: the folders' own, or those of `train/` where splits exist."""
-    own = [path.name for path in classes]
+    own = _names(classes)
     if split in (None, "train") or not (folder / "train").is_dir():
         return tuple(own)
-    known = [path.name for path in _listing(folder / "train")[0]]
+    known = _names(_listing(folder / "train")[0])
     if unknown := [name for name in own if name not in known]:
         raise DataError(
             f"the class folder {unknown[0]!r} of the split {split!r} is not in {folder / 'train'}: "
             f"expected the same classes in both ({len(known)} there, {len(own)} here)"
         )
     return tuple(known) if own else ()
+
+
+def _names(classes: list[Path]) -> list[str]:
+    """Return the names of class folders, each of which a report must be able to write."""
+    names = [path.name for path in classes]
+    if odd := [name for name in names if name.encode("utf-8", "ignore").decode() != name]:
+        raise DataError(f"the name of the class folder {odd[0]!r} in {classes[0].parent} is not UTF-8. Rename it")
+    return names
 
 
 def _listing(folder: Path) -> tuple[list[Path], list[Path]]:

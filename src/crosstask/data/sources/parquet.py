@@ -11,15 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from crosstask.data.sources.arrays import ALL_SPLIT_NAMES, SPLIT_NAMES, Arrays, numbered_classes
+from crosstask.data.sources.arrays import ALL_SPLIT_NAMES, SPLIT_NAMES, Arrays, is_hidden, numbered_classes
 from crosstask.data.sources.decoding import BLOCK, decode
 from crosstask.errors import DataError
 
 
+def prefixes_of(folder: Path) -> dict[Path, str]:
+    """Return the sorted parquet files in a folder, each with what its name begins with, which may be a split's name."""
+    found = sorted(path for path in folder.glob("*.parquet") if not is_hidden(path))
+    return {path: re.split(r"[-.]", path.name)[0] for path in found}
+
+
 def shards(folder: Path, split: str | None) -> list[Path]:
     """Return the sorted parquet files of a split, all of the number their names promise."""
-    shards = sorted(folder.glob("*.parquet"))
-    prefixes = [path.name.split("-")[0] for path in shards]
+    prefix_of = prefixes_of(folder)
+    shards, prefixes = list(prefix_of), list(prefix_of.values())
     if split is None:
         if len(ALL_SPLIT_NAMES & set(prefixes)) > 1:
             raise DataError(f"{folder} is divided into {', '.join(sorted(set(prefixes)))}: say which split is wanted")
@@ -27,9 +33,9 @@ def shards(folder: Path, split: str | None) -> list[Path]:
         prefix = next((name for name in SPLIT_NAMES[split] if name in prefixes), None)
         if prefix is None:
             raise DataError(f"{folder} holds no {split}-*.parquet for the split {split!r}: it holds {shards[0].name}")
-        shards = [path for path, own in zip(shards, prefixes, strict=True) if own == prefix]
+        shards = [path for path, own in prefix_of.items() if own == prefix]
     for path in shards:
-        promised, found = re.search(r"-of-(\d+)\.parquet$", path.name), prefixes.count(path.name.split("-")[0])
+        promised, found = re.search(r"-of-(\d+)\.parquet$", path.name), prefixes.count(prefix_of[path])
         if promised and int(promised[1]) != found:
             raise DataError(f"{folder}: {path.name} is one of {int(promised[1])} shards, {found} found. Add the rest")
     return shards
