@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import runtime
-from crosstask.methods import PTBN, Source
+from crosstask.errors import AdapterError
+from crosstask.methods import PTBN, Source, Tent, augment
+from crosstask.methods.augment import StrongViews
+from crosstask.methods.batchnorm import set_batch_norm
 from crosstask.methods.cotta import CoTTA
 from crosstask.methods.deyo import DeYO, shuffle_patches
 from crosstask.methods.eata import EATA
@@ -23,6 +26,7 @@ from crosstask.methods.sar import SAR
 from crosstask.methods.shot import SHOT
 from crosstask.methods.t3a import T3A
 from crosstask.nets.split import Classifier
+from crosstask.testing import check_adapter
 from test_methods import (  # noqa: F401
     CPU,
     accuracy,
@@ -385,6 +389,24 @@ def test_lame_lets_neighbours_agree(tiny, training, affinity):  # noqa: F811
     assert not adapter.adapted_names
 
 
+@pytest.mark.parametrize("affinity", ["knn", "rbf", "linear", None])
+def test_an_image_of_nan_leaves_the_answers_of_lame_and_roid_for_the_others_alone(tiny, affinity):
+    model, x = lively(tiny), pictures(9, seed=1)
+    adapter = LAME(model, affinity=affinity, neighbours=3) if affinity else ROID(model, steps=0, batch_norm="source")
+    poisoned, others = x.clone(), [0, 1, 2, 3, 5, 6, 8]
+    poisoned[[4, 7]] = torch.nan
+    answer = adapter(poisoned)
+    close(answer[others], adapter(x[others]))
+    assert answer[[4, 7]].isnan().all() and adapter(torch.full_like(x, torch.nan)).isnan().all()
+
+
+@pytest.mark.parametrize("method", [LAME, T3A])
+def test_a_network_that_goes_on_after_its_last_linear_layer_is_an_error_that_says_to_split_it(tiny, method):
+    model = nn.Sequential(lively(tiny), nn.Softplus())
+    with pytest.raises(AdapterError, match=r"its last nn.Linear, '0.head', gives, .*crosstask.split"):
+        method(model)(pictures(4, seed=1))
+
+
 # MEMO
 
 
@@ -503,6 +525,17 @@ def test_cotta_sends_a_share_of_the_weights_back_to_the_source(tiny, share):
     found = float(at_source.float().mean())
     assert found == 1.0 if share == 1 else abs(found - share) < 0.05
     assert not torch.equal(teacher_moves[0], teacher_moves[1])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24), (28, 14)], ids=str)
+def test_a_strong_view_is_turned_and_never_sheared(monkeypatch, size):
+    taken = []
+    monkeypatch.setattr(augment, "resampled", lambda x, matrix, padding: taken.append(matrix) or x)
+    StrongViews()(torch.rand(32, 3, *size), torch.Generator().manual_seed(0))
+    half = torch.tensor([size[1], size[0]]) / 2
+    inside = half[:, None] * taken[0][:, :, :2] / half  # from units of half a side to pixels
+    squares = inside.transpose(1, 2) @ inside
+    torch.testing.assert_close(squares, squares[:, :1, :1] * torch.eye(2), rtol=1e-4, atol=1e-5)
 
 
 # RoTTA
@@ -721,6 +754,48 @@ def test_weight_ensembling_pulls_roid_back_to_the_source(tiny):
         return distance(adapter)
 
     assert gone(0.0) < 1e-6 < gone(0.5) < gone(0.9) < gone(1.0)
+
+
+# Batch norm, and the check of the contract
+
+
+class BatchNormAct(nn.BatchNorm2d):
+    """A batch norm with its activation inside, as timm has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    "layer", [BatchNormAct(4), nn.BatchNorm2d(4, track_running_stats=False)], ids=["own forward", "no averages"]
+)
+def test_a_single_value_a_channel_without_running_averages_is_an_error_that_says_what_to_do(layer):
+    adapter = PTBN(nn.Sequential(nn.Conv2d(1, 4, 6), layer, nn.Flatten()))
+    with pytest.raises(AdapterError, match=r"than one value a channel, .* got \[1, 4, 1, 1\]; give larger batches"):
+        adapter(torch.rand(1, 1, 6, 6))
+    assert copy.deepcopy(adapter)(torch.rand(2, 1, 6, 6)).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm2d, BatchNormAct])
+def test_a_batch_norm_in_two_places_stays_one(make):
+    norm = make(4)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Conv2d(4, 4, 3), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert set_batch_norm(copy.deepcopy(model), "batch") == 2
+    adapter = Tent(model, learning_rate=0.1)
+    assert adapter.model[1] is adapter.model[3] and adapter.adapted_names == ["1.weight", "1.bias"]
+    assert len({id(p) for p in adapter.moving_parameters}) == len(adapter.moving_parameters) == 2
+    assert adapter(pictures(4, seed=1)).isfinite().all() and moved(adapter)
+
+
+def test_an_adapter_that_takes_pixels_up_to_255_breaks_the_contract(tiny):
+    class Clamps(Source):
+        def curve(self, x, at):
+            return super().curve(x.clamp(0, 1), at)
+
+    model, x = tiny.classifier(), tiny.images()
+    check_adapter(lambda: Source(model), 0.001 * x, model=model)
+    with pytest.raises(AdapterError, match=r"1 clause.*\n  wrong input: a batch of pixels up to 255 should raise"):
+        check_adapter(lambda: Clamps(model), x, model=model)
 
 
 # In the toy world of `test_methods`

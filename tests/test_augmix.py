@@ -65,3 +65,19 @@ def test_each_image_has_its_own_mix() -> None:
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)).expand(16, -1, -1, -1)
     mixes = mix(x, torch.Generator().manual_seed(0))
     assert len({mixed.numpy().tobytes() for mixed in mixes}) == 16
+
+
+@pytest.mark.parametrize("size", [(24, 24), (24, 48), (48, 24)], ids=str)
+@pytest.mark.parametrize("choice", [4, 5, 6])
+def test_turns_and_shears_are_those_of_pixels_whatever_the_shape(choice: int, size: tuple[int, int]) -> None:
+    height, width = size
+    y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
+    images = torch.stack([128 + 4 * x, 128 + 4 * y])[None]
+    found = augmix._warped(images, torch.full((1,), choice), torch.ones(1), torch.ones(1))[0]
+    angle = torch.deg2rad(torch.tensor(3.0 * (choice == 4)))
+    across, down = (0.03 * (choice == own) for own in (5, 6))
+    from_x = angle.cos() * x + (across - angle.sin()) * y
+    from_y = (down + angle.sin()) * x + angle.cos() * y
+    inside = (slice(None), slice(3, -3), slice(3, -3))
+    expected = torch.stack([128 + 4 * from_x, 128 + 4 * from_y])
+    assert (found - expected)[inside].abs().max() <= 0.51, "a shade is a quarter of a pixel, and is rounded"

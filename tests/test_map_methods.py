@@ -512,6 +512,13 @@ def test_turns_are_quarter_turns_of_crops(tiny):
         assert torch.equal(view, crop)
 
 
+def test_images_that_are_not_square_are_not_turned(tiny):
+    model = tiny.classifier()
+    adapter = TTT(model, made(tiny, "ttt", model.encoder), steps=1)
+    with pytest.raises(ConfigError, match="quarter turns need square images, got 12 x 10 pixels"):
+        adapter(tiny.images()[..., :10])
+
+
 def test_at_source_time_every_image_is_turned_four_ways(tiny):
     encoder, x = tiny.encoder().eval(), tiny.images()
     task = made(tiny, "ttt", encoder)

@@ -346,6 +346,15 @@ def test_a_batch_beyond_the_memory_of_ttac_is_the_whole_target(tiny):
     close(adapter.whole.covariance[0], features.T.cov(correction=0))
 
 
+def test_ttac_reads_its_counts_once_an_update(tiny, monkeypatch):
+    checkpoint, x, reads = tiny.checkpoint(), tiny.images(16), []
+    adapter = TTAC(checkpoint.classifier, source_statistics(checkpoint, source_set()), confidence=0.0)
+    whole, one_by_one = Tensor.__int__, lambda tensor: reads.append(tensor) or whole(tensor)
+    monkeypatch.setattr(Tensor, "__int__", one_by_one)
+    adapter(x)
+    assert int((adapter.classes.count > 0).sum()) > 1 and len(reads) == 1, "one read is this line's own"
+
+
 def test_ttac_says_what_it_lacks(tiny):
     checkpoint = tiny.checkpoint()
     s = source_statistics(checkpoint, source_set())

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosstask.errors import ConfigError, UnknownName
+from crosstask.errors import AdapterError, ConfigError, UnknownName
 from crosstask.nets.base import Patches
 from crosstask.nets.convnext import ConvNeXt
 from crosstask.nets.encoders import ENCODERS, Normalize, initialise, make_encoder, projection_head
 from crosstask.nets.group_norm import guard_group_norm
 from crosstask.nets.split import Classifier, split
-from crosstask.nets.taps import tapped
+from crosstask.nets.taps import maps_of, tapped, with_features
 from crosstask.nets.vit import VisionTransformer, positions
 
 
@@ -394,3 +394,63 @@ def test_no_linear_layer_is_an_error_that_lists_what_there_is():
     with pytest.raises(ConfigError, match=r"no nn.Linear .* among Conv2d, Flatten, LayerNorm, Sequential; name the he"):
         split(model, torch.rand(2, 1, 10, 10))
     assert isinstance(split(model, torch.rand(2, 1, 10, 10), head="2").head, nn.LayerNorm)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_map_that_is_changed_in_place_after_it_was_made_is_an_error(grad):
+    """Trained beside the classifier a task would see it changed, and at test time, where the network stops, not."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3)).eval()
+    x = torch.rand(2, 1, 8, 8)
+    with torch.set_grad_enabled(grad):
+        for name in ("0", "2"):
+            answer, maps = tapped(model, x, [name])
+            assert torch.equal(maps[0], maps_of(model, x, [name])[0]) and torch.equal(answer, model(x))
+        with pytest.raises(ConfigError, match=r"what the module '1' gives is changed in place after it.* tap a module"):
+            tapped(model, x, ["0", "1"])
+
+
+class Rescales(nn.Module):
+    """Scales its logits in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).mul_(2)
+
+
+class Auxiliary(nn.Module):
+    """Has a linear layer behind its head, which it does or does not run."""
+
+    def __init__(self, runs: bool) -> None:
+        super().__init__()
+        self.runs, self.body, self.extra = runs, sequential(), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.body(x)
+        if self.runs:
+            self.extra(logits)
+        return logits
+
+
+@pytest.mark.parametrize("make", [sequential, Nested, with_mlp])
+def test_features_are_what_the_last_linear_layer_makes_the_logits_from(make):
+    model, x = make().eval(), torch.rand(5, 1, 10, 10)
+    x[1] = torch.nan
+    logits, features = with_features(model, x)
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    torch.testing.assert_close(logits, model(x), equal_nan=True)
+    torch.testing.assert_close(head(features), logits, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(Scaled, "head"), (Rescales, "body.4"), (lambda: Auxiliary(True), "extra"), (lambda: Auxiliary(False), "extra")],
+    ids=["scaled", "scaled in place", "beside", "idle"],
+)
+def test_a_last_linear_layer_that_does_not_make_the_logits_is_an_error(make, name):
+    model = make().eval()
+    with pytest.raises(AdapterError, match=f"its last nn.Linear, '{name}', gives, .*crosstask.split"):
+        with_features(model, torch.rand(2, 1, 10, 10))
+    assert not any(module._forward_hooks for module in model.modules())

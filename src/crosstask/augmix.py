@@ -73,9 +73,21 @@ def _warped(pixels: Tensor, choice: Tensor, level: Tensor, sign: Tensor) -> Tens
     shear_y = torch.where(choice == 6, 0.03 * level * sign, zero)
     shift_x = torch.where(choice == 7, (level * width / 30).floor() * sign * 2 / width, zero)
     shift_y = torch.where(choice == 8, (level * height / 30).floor() * sign * 2 / height, zero)
-    turn = [one * angle.cos(), shear_x - angle.sin(), shift_x, shear_y + angle.sin(), one * angle.cos(), shift_y]
+    wide, tall = aspects(pixels)
+    x_by_y, y_by_x = tall * (shear_x - angle.sin()), wide * (shear_y + angle.sin())
+    turn = [one * angle.cos(), x_by_y, shift_x, y_by_x, one * angle.cos(), shift_y]
     matrix = torch.stack(turn, dim=1).view(-1, 2, 3)
     return resampled(pixels, matrix, "zeros").round()
+
+
+def aspects(x: Tensor) -> tuple[float, float]:
+    """Return W / H and H / W of images [B, C, H, W].
+
+    `resampled` has each side two units long. In these, what a matrix in pixels adds to x for each y is H / W times as
+    much, and what it adds to y for each x is W / H times; else rotating an image that is not square would shear it.
+    """
+    height, width = x.shape[2:]
+    return width / height, height / width
 
 
 def resampled(x: Tensor, matrix: Tensor, padding: str) -> Tensor:

@@ -233,9 +233,11 @@ def _inference_mode(case: _Case) -> None:
 
 
 def _wrong_input(case: _Case) -> None:
-    """A wrong shape or dtype, and a curve over no or negative updates, raise `AdapterError` and change nothing."""
+    """A wrong shape, dtype or range, and a curve over no or negative updates, raise `AdapterError`, change nothing."""
     adapter, expected, x = case.factory(), case.answers(), case.x
     wrong = {"one image [C, H, W]": x[0], "a uint8 batch": (255 * x).to(torch.uint8), "an empty batch": x[:0]}
+    if 255 * x.max() > 2:
+        wrong["a batch of pixels up to 255"] = 255 * x
     if x.dtype == torch.float32:
         wrong["a float64 batch"] = x.double()
     for what, batch in wrong.items():

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from crosstask.augmix import augmix, resampled
+from crosstask.augmix import aspects, augmix, resampled
 from crosstask.config import Views
 from crosstask.views import ViewSampler
 
@@ -15,11 +15,14 @@ from crosstask.views import ViewSampler
 class StrongViews:
     """CoTTA's augmentation (Wang et al. 2022): colour, gamma, a small affine change, blur, a flip and noise.
 
-    The pixels outside the image are those of its edge, which is what padding, the change and a crop amount to. Other
-    than there, the blur stands before the affine change.
+    The pixels outside the image are those of its edge, which is what padding, the change and a crop amount to.
+    Differences from the official code: brightness, contrast and colour change in this order, where there it is random,
+    gamma among them; the blur stands before gamma and the affine change; its sigma is in pixels of an image 32 pixels
+    wide and grows with the image, where there it is 0.001 to 0.5 pixels at every size.
 
     Args:
-        strength: 1 as in CoTTA; 0.5 halves every range (the weak form that ROID uses).
+        strength: 1 as in CoTTA; 0.5 halves every range but that of the shift, about as CoTTA's soft form does. Our ROID
+            takes 0.5, the official one 1.
         blur: with blur and noise, as CoTTA has it, or without.
         padding: outside the image, `border` or `reflection`.
     """
@@ -48,7 +51,8 @@ class StrongViews:
         scale = 1 + 0.1 * self.strength * uniform[2]
         shift = uniform[3:5] / 4  # an eighth of the side, which is two units long: a sixteenth of the padded side
         flip = torch.rand(len(x), generator=generator, device=x.device) < 0.5
-        rows = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]) / scale
+        wide, tall = aspects(x)
+        rows = torch.stack([angle.cos(), -tall * angle.sin(), wide * angle.sin(), angle.cos()]) / scale
         rows = torch.where(flip, rows * rows.new_tensor([[-1], [1], [-1], [1]]), rows)
         matrix = torch.stack([rows[0], rows[1], shift[0], rows[2], rows[3], shift[1]], dim=1).view(-1, 2, 3)
         changed = resampled(changed, matrix, self.padding)

@@ -11,7 +11,8 @@
 
 The last two, and they alone, move the running averages, in an update, by `share` of the way to the batch's, the
 variance without Bessel's correction. A single value a channel (one image, one pixel) has no variance: there `batch` and
-`ema` take the running averages. `prior` is for batches of any size: the source counts as much as 16 images.
+`ema` take the running averages, and a layer without any raises an `AdapterError`. `prior` is for batches of any size:
+the source counts as much as 16 images.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class PolicyBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.policy in ("mixed", "prior") or (self.policy == "robust" and self.learning):
             return self._mixed(x)
-        single = x.numel() == x.shape[1] and self.running_mean is not None
+        if self.running_mean is None:
+            _check_several(x)
+        single = x.numel() == x.shape[1]
         if single or self.policy in ("source", "robust") or (self.policy == "ema" and not self.learning):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if self.policy == "ema":
@@ -88,6 +91,15 @@ class PolicyBatchNorm(nn.Module):
         for kept, new in ((self.running_mean, mean), (self.running_var, var)):
             moved = torch.lerp(kept.float(), new, self.share)
             kept.copy_(torch.where(moved.isfinite(), moved, kept))
+
+
+def _check_several(x: Tensor) -> None:
+    """Raise an `AdapterError` for a batch of a single value a channel, before PyTorch raises a `ValueError`."""
+    if x.numel() == x.shape[1]:
+        raise AdapterError(
+            "batch norm without running averages needs more than one value a channel, to have a variance, and got "
+            f"{list(x.shape)}; give larger batches, or batch_norm='source' where the source's layer keeps such averages"
+        )
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +131,8 @@ def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
         share: the batch's share in `mixed`, `ema` and `robust`, in [0, 1].
 
     A subclass with a forward pass of its own (timm's `BatchNormAct2d`, say) is kept; under `batch` it loses its running
-    statistics, which makes it normalise with the batch's.
+    statistics, which makes it normalise with the batch's, and refuse a single value a channel. A layer that stands in
+    several places of `model` remains one layer, counted in each.
 
     Raises:
         UnknownName: there is no such policy.
@@ -131,21 +144,24 @@ def set_batch_norm(model: nn.Module, policy: str, share: float = 0.5) -> int:
     if not 0 <= share <= 1:
         raise ConfigError(f"the batch's share in batch norm must lie in [0, 1], got {share}")
     found = 0
+    following: dict[int, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if isinstance(child, _BatchNorm):
                 found += 1
-                if type(child).forward in _PLAIN_FORWARDS:
-                    setattr(parent, name, PolicyBatchNorm(child, policy, share))  # type: ignore[arg-type]
-                else:
-                    _set_own_forward(child, policy)
+                if id(child) not in following:
+                    following[id(child)] = _following(child, policy, share)  # type: ignore[arg-type]
+                setattr(parent, name, following[id(child)])
     return found
 
 
 _PLAIN_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-def _set_own_forward(layer: _BatchNorm, policy: str) -> None:
+def _following(layer: _BatchNorm, policy: Policy, share: float) -> nn.Module:
+    """Return a layer that follows the policy in place of this one, or this one where its forward pass is its own."""
+    if type(layer).forward in _PLAIN_FORWARDS:
+        return PolicyBatchNorm(layer, policy, share)
     if policy not in ("source", "batch"):
         raise AdapterError(
             f"{type(layer).__name__} has a forward pass of its own: it takes 'source' or 'batch', not {policy!r}"
@@ -153,6 +169,12 @@ def _set_own_forward(layer: _BatchNorm, policy: str) -> None:
     if policy == "batch":
         layer.track_running_stats = False
         layer.running_mean = layer.running_var = None
+        layer.register_forward_pre_hook(_check_inputs)
+    return layer
+
+
+def _check_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    _check_several(inputs[0])
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -27,8 +27,11 @@ class CoTTA(Adapter):
     over `views` strong views. After a step of Adam on all parameters, the teacher moves `1 - keep` of the way to the
     student, and a share `restore_share` of the student's weights, drawn at random, goes back to the source. The
     teacher predicts.
-    Differences from the official code: the prediction is made after the update; the blur stands before the affine
-    change in a view. For ImageNet the official loss is symmetric.
+    Differences from the official code: the prediction is one pass of the teacher over x after the update, where that
+    code returns the teacher's prediction from before it, averaged over the views where the source is unsure; in a view,
+    the colours change in one order, where there it is random, the blur stands before gamma and the affine change, and
+    its sigma is in pixels of an image 32 pixels wide, where there it is 0.001 to 0.5 pixels at every size. For ImageNet
+    the official loss is symmetric.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K].

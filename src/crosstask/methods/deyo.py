@@ -24,10 +24,11 @@ class DeYO(Adapter):
     With x' the image cut into patches and shuffled, and `d_i = p_i[y] - p'_i[y]` for the predicted class y: over the
     images S with `H_i < margin * ln K` and `d_i > difference`, the loss is
     `mean_S (exp(0.4 ln K - H_i) + exp(d_i)) H_i`. What moves: scales and shifts of norm layers, but for
-    those of a fourth stage. Adam.
+    those of a fourth stage, and for those of blocks 9 to 11 of a vision transformer of timm's. Adam.
     Differences from the official code: the prediction is made after the update; the shuffled images of the whole batch
     go through the network, not of the sure ones alone, so that their batch statistics do not hang on the choice; Adam,
-    as in the benchmark test-time-adaptation, in place of SGD.
+    as in the benchmark test-time-adaptation, in place of SGD; the final norm of a vision transformer (`norm`) moves
+    here, and not there.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K].

@@ -37,7 +37,9 @@ class EATA(Adapter):
         steps: updates on each batch.
         learning_rate: of Adam; for 224 pixels the paper has SGD with 2.5e-4.
         margin: largest entropy to learn from, as a share of ln K.
-        redundancy: largest likeness to the average prediction; 0.4 for 10 classes, 0.1 for 100, 0.05 for ImageNet.
+        redundancy: largest likeness to the average prediction; 0.4 for 10 classes, 0.1 for 100, 0.05 for ImageNet. No
+            prediction of K classes is less like an even average than 1 / sqrt(K): below that (0.4 is, for K <= 6)
+            nothing is chosen after the first update, but for classes that are rare in the average.
         fisher_weight: of the penalty; 1 for CIFAR, 2000 for ImageNet.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`.
 

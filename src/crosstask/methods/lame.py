@@ -24,7 +24,8 @@ class LAME(Adapter):
     W the affinities of the L2-normalised features. The answer is log Y; no parameter moves. It is made for streams
     whose neighbours in time share a class; on an i.i.d. stream it can only lose a little, and under strong shifts it
     amplifies errors.
-    Difference from the official code: `knn` is the default affinity for every data set.
+    Differences from the official code: `knn` is the default affinity for every data set; an image whose features or
+    prediction are not finite is nobody's neighbour, and its logits stay as they are.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K] by an `nn.Linear` at its end.
@@ -34,7 +35,7 @@ class LAME(Adapter):
         batch_norm, batch_share: see `crosstask.methods.batchnorm`.
 
     Raises:
-        AdapterError: the model has no linear layer.
+        AdapterError: the model has no linear layer; on a batch, it does not end with its last one.
     """
 
     def __init__(
@@ -57,7 +58,15 @@ class LAME(Adapter):
     def predict(self, x: Tensor) -> Tensor:
         logits, features = with_features(self.model, x)
         with torch.autocast(x.device.type, enabled=False):
-            return self._agreed(logits, self._affinities(F.normalize(features.float(), dim=1)))
+            finite = features.isfinite().all(dim=1) & logits.softmax(dim=1).isfinite().all(dim=1)
+            if finite.all() or not finite.any():
+                return self._corrected(logits, features)
+            answer = logits.clone()
+            answer[finite] = self._corrected(logits[finite], features[finite])
+            return answer
+
+    def _corrected(self, logits: Tensor, features: Tensor) -> Tensor:
+        return self._agreed(logits, self._affinities(F.normalize(features.float(), dim=1)))
 
     def _agreed(self, logits: Tensor, kernel: Tensor) -> Tensor:
         """Return the log of Y where the energy rests."""

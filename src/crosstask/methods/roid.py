@@ -28,8 +28,8 @@ class ROID(Adapter):
     `SLR(p) = -sum_k p_k ln(p_k / (1 - p_k))`, p clipped at 0.99, and SCE the symmetric cross-entropy against a weakly
     changed view. Adam on the norm layers' scales and shifts; then each moves back by `1 - keep` of the way to the
     source. Logits are scaled by the batch's smoothed class prior.
-    Differences from the official code: the prediction is made after the update; the weak view is CoTTA's at half its
-    strength without blur and noise.
+    Differences from the official code: the prediction is made after the update; the weak view is CoTTA's without blur
+    and noise, as there, but at half its strength, where that code has full strength.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K].
@@ -102,9 +102,13 @@ def likelihood_ratios(logits: Tensor) -> Tensor:
 
 
 def _corrected(logits: Tensor) -> Tensor:
-    """Return logits [B, K] weighted by the batch's own prior, smoothed (sec. 3.5)."""
-    prior = logits.float().softmax(dim=1).mean(dim=0)
-    smooth = max(1 / len(logits), 1 / len(prior)) / prior.max()
+    """Return logits [B, K] weighted by the batch's own prior, smoothed (sec. 3.5); what is not finite has no part."""
+    p = logits.float().softmax(dim=1)
+    finite = p.isfinite().all(dim=1)
+    if 0 < int(finite.sum()) < len(p):
+        p = p[finite]
+    prior = p.mean(dim=0)
+    smooth = max(1 / len(p), 1 / len(prior)) / prior.max()
     return (logits * ((prior + smooth) / (1 + smooth * len(prior)))).to(logits.dtype)
 
 

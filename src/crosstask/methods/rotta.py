@@ -26,8 +26,10 @@ class RoTTA(Adapter):
     teacher(m_i))` over the memory, with `w_i = exp(-a_i) / (1 + exp(-a_i))` for the age a_i in capacities; a step of
     Adam on the norm layers' scales and shifts; and the teacher moves by `rate` of the way to the student. Batch norm
     normalises by running averages that each update moves by `batch_share`. The teacher predicts.
-    Differences from the official code: the prediction is made after the update; the blur stands before the affine
-    change in a strong view. Online by nature: reset after every batch, it learns only if `every` fits into one.
+    Differences from the official code: the prediction is made after the update; in a strong view, the colours change in
+    one order, where there it is random, the blur stands before gamma and the affine change, and its sigma is in pixels
+    of an image 32 pixels wide, where there it is 0.001 to 0.5 pixels at every size. Online by nature: reset after every
+    batch, it learns only if `every` fits into one.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K].

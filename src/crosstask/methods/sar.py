@@ -15,7 +15,7 @@ from crosstask.methods.batchnorm import Policy, norm_parameters
 from crosstask.methods.state import Average, Descent
 
 LATE = r"(layer4|stages\.3|blocks\.(9|10|11))\."
-"""Norm layers of a ResNet's fourth stage, and of the last blocks of a small vision transformer; others have none."""
+"""Norm layers of a fourth stage, and of blocks 9 to 11 of a vision transformer of timm's; others have none."""
 
 
 @final
@@ -25,8 +25,11 @@ class SAR(Adapter):
     Loss: `mean H_i` over the images with `H_i < margin * ln K`. Its gradient g is taken at
     `theta + radius * g / ||g||`, over those images of the first choice that are still sure there (SAM), and descended
     with SGD from theta. When the moving average of that second loss falls below `reset_below`, the model goes back to
-    the source. What moves: scales and shifts of norm layers, but for those of a fourth stage.
-    Difference from the official code: the prediction is made after the update.
+    the source. What moves: scales and shifts of norm layers, but for those of a fourth stage, and for those of blocks 9
+    to 11 of a vision transformer of timm's.
+    Differences from the official code: the prediction is made after the update; the average is forgotten when the model
+    goes back, where that code puts the old one back after it, and so goes back again after every update until the
+    average has risen above the threshold; the final norm of a vision transformer (`norm`) moves here, and not there.
 
     Args:
         model: maps floats [B, C, H, W] in [0, 1] to logits [B, K].
@@ -34,7 +37,10 @@ class SAR(Adapter):
         learning_rate, momentum: of SGD; for 224 pixels the learning rate is 2.5e-4.
         margin: largest entropy to learn from, as a share of ln K.
         radius: how far the gradient is taken uphill.
-        reset_below: the average loss at which the model is taken for collapsed.
+        reset_below: the average loss below which the model is taken for collapsed, in nats whatever the classes. 0.2 is
+            made for 1000 of them, where sure means an entropy below 2.76. With few it means one below 0.92 (10 classes)
+            or 0.28 (2): the average, which begins at the first loss, can be below 0.2 at once, and SAR then goes back
+            in the same update, each time, and learns nothing. Lower it there; 0 never goes back.
         skip: a regular expression; norm parameters in whose names it is found do not move.
         batch_norm, batch_share: see `crosstask.methods.batchnorm`.
 

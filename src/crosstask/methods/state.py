@@ -33,7 +33,7 @@ class Descent(Forgetful):
         optimiser: over the parameters that move.
 
     Attributes:
-        refused: how many steps were refused since the last reset.
+        refused: how many steps were refused since the last reset, or since a method last went back to the source.
     """
 
     def __init__(self, optimiser: torch.optim.Optimizer) -> None:

@@ -35,7 +35,7 @@ class T3A(Adapter):
         batch_norm, batch_share: see `crosstask.methods.batchnorm`.
 
     Raises:
-        AdapterError: the model has no linear layer.
+        AdapterError: the model has no linear layer; on a batch, it does not end with its last one.
     """
 
     entropies: Tensor

@@ -90,13 +90,14 @@ class TTAC(Adapter):
         labels = self._labels(features)
         with torch.autocast(x.device.type, enabled=False):
             features = features.float()
-            seen = int(self.whole.count[0]) + len(features)
+            of_all, *of_class = torch.cat([self.whole.count, self.classes.count]).tolist()
+            seen = of_all + len(features)
             rate = 1 / max(min(seen, self.global_memory), len(features))  # so that no covariance gets a negative share
             moved = [(self.whole, 0, seen, *self.whole.moved(0, features, rate))]
             loss = self.global_weight * self.whole.divergence(0, *moved[0][3:])
             for label in labels[labels >= 0].unique().tolist():
                 own = features[labels == label]
-                seen = int(self.classes.count[label]) + len(own)
+                seen = of_class[label] + len(own)
                 gaussian = self.classes.moved(label, own, 1 / max(min(seen, self.class_memory), len(own)))
                 moved.append((self.classes, label, seen, *gaussian))
                 if seen >= self.fewest:

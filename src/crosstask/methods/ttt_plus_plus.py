@@ -38,9 +38,12 @@ class TTTPlusPlus(Adapter):
     Differences from the official code: one pass over a stream, where that one makes up to 500 over the whole test set
     and chooses learning rate and end by the test error, which is an oracle; alignment from the first batch on and with
     a queue that is not full yet, where that one first waits; the features enter the queue after every update that is
-    not refused, so several updates on a batch put its images there as often; NT-Xent is not multiplied by 7; source
-    moments of images as they are, not of crops; c0 and m0 against the whole source, not against its first batch, and
-    for 256 images however long the queue. The covariance of a single row is left out.
+    not refused, so several updates on a batch put its images there as often; the queue holds `queue` past features,
+    where that one holds as many less a batch, so that batch and queue together have that size; the prediction is made
+    with the statistics that `batch_norm` says, by default the batch's, where that one predicts with running averages,
+    which its training moves; NT-Xent is not multiplied by 7; source moments of images as they are, not of crops; c0 and
+    m0 against the whole source, not against its first batch, and for 256 images however long the queue. The covariance
+    of a single row is left out.
 
     Args:
         model: the encoder and head that were trained jointly with the task.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,31 @@ from crosstask.errors import AdapterError, ConfigError, UnknownName
 
 
 def tapped(network: nn.Module, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-    """Run the whole network; return its output and what the modules called `names` gave on the way."""
+    """Run the whole network; return its output and what the modules called `names` gave on the way.
+
+    Raises:
+        ConfigError: the network then changes one of these in place, so that it is not what the module gave.
+    """
     maps, hooks = _tap(network, names, stop=False)
+    given: dict[str, int] = {}
+    for name in names:
+        note = partial(_note_version, given, name)
+        hooks.append(network.get_submodule(name).register_forward_hook(note))
     try:
-        return network(x), [maps[name] for name in names]
+        answer = network(x)
     finally:
         for hook in hooks:
             hook.remove()
+    if changed := [name for name in names if maps[name]._version != given[name]]:
+        raise ConfigError(
+            f"what the module {changed[0]!r} gives is changed in place after it, as by nn.ReLU(inplace=True); tap a "
+            "module behind that, or let it make a new tensor"
+        )
+    return answer, [maps[name] for name in names]
+
+
+def _note_version(given: dict[str, int], name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+    given[name] = output._version
 
 
 def maps_of(network: nn.Module, x: Tensor, names: Sequence[str]) -> list[Tensor]:
@@ -36,7 +55,7 @@ def maps_of(network: nn.Module, x: Tensor, names: Sequence[str]) -> list[Tensor]
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """Return the layer that makes the logits: the network's last `nn.Linear`.
+    """Return the layer that should make the logits: the network's last `nn.Linear`; `with_features` checks it.
 
     Raises:
         AdapterError: there is none.
@@ -49,13 +68,30 @@ def last_linear(network: nn.Module) -> nn.Linear:
 
 
 def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the network; return its logits [B, K] and the features [B, D] that its last `nn.Linear` made them from."""
-    kept: list[Tensor] = []
-    hook = last_linear(network).register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    """Run the network; return its logits [B, K] and the features [B, D] that its last `nn.Linear` made them from.
+
+    Raises:
+        AdapterError: that layer does not make the logits.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    last = last_linear(network)
+    hook = last.register_forward_hook(lambda module, inputs, output: kept.append((inputs[0], output.clone())))
     try:
-        return network(x), kept[-1]
+        logits = network(x)
     finally:
         hook.remove()
+    if not kept or not _same(kept[-1][1], logits):
+        name = next(name for name, module in network.named_modules() if module is last)
+        raise AdapterError(
+            f"expected the network to return what its last nn.Linear, {name!r}, gives, and it returns something else; "
+            "pass `crosstask.split(network, images, head=...)` with the nn.Linear that makes the logits as the head"
+        )
+    return logits, kept[-1][0]
+
+
+def _same(output: Tensor, logits: Tensor) -> bool:
+    """Say whether a layer's output has the values of the logits; NaN equals NaN."""
+    return output.shape == logits.shape and torch.allclose(output.to(logits.dtype), logits, 0, 0, equal_nan=True)
 
 
 def check_taps(network: nn.Module, names: Sequence[str]) -> None:

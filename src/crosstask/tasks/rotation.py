@@ -25,7 +25,7 @@ class RotNet(SelfSupervisedTask):
     """A linear classifier on the features tells by how many quarters an image was turned (Gidaris et al. 2018).
 
     `loss = mean CE(classifier(features of a turned image), turns)`, over all four rotations of one random view of every
-    image. The view is cropped and mirrored before it is turned.
+    image. The view is cropped and mirrored before it is turned; colours are drawn after it, for each of the four.
 
     Args:
         feature_dim: D, the width of the encoder's features.
@@ -99,7 +99,12 @@ class Rotation(JointTask):
         return self.loss(encoder, *self.turned_views(x, generator))
 
     def turned_views(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return crops of the images of `x`, turned, [N, C, H, W], and their turns [N], in {0, 1, 2, 3}."""
+        """Return crops of the images of `x`, turned, [N, C, H, W], and their turns [N], in {0, 1, 2, 3}.
+
+        Raises:
+            ConfigError: the images are not square.
+        """
+        _check_square(x.shape[1:])
         copies = -(-self.views // len(x))
         crops = self.sampler.geometric(x.repeat(copies, 1, 1, 1), generator)
         turns = torch.randint(TURNS, (len(crops),), generator=generator, device=x.device)
