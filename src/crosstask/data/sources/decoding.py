@@ -95,8 +95,8 @@ def _decode_one(name: str, data: Path | bytes) -> np.ndarray:
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     """Return the image as 8-bit gray or RGB, upright as its EXIF says; transparency is dropped."""
-    is_deep_png = image.format == "PNG" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow cuts to 8
-    if is_deep_png or image.mode.startswith(("I", "F")):
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    if any(";16" in str(tile[3]) for tile in tiles) or image.mode.startswith(("I", "F")):  # Pillow cuts such a PNG to 8
         raise DataError(
             f"{name} has more than 8 bits a channel: expected 8-bit gray or colour. "
             "Convert it, choosing which values become black and white"
