@@ -1,4 +1,4 @@
-"""Take a checkpoint's running averages of batch norm anew from the training images as they are, as alignment ends.
+"""Take a checkpoint's running averages of batch norm anew from training images as they are, as alignment ends.
 
     python runs/refit_averages.py RECIPE CHECKPOINT OUT
     crosstask bench RECIPE --out FOLDER --supervised OUT --set 'bench.columns={source={method="source"}}'
@@ -8,6 +8,7 @@ Tells how much of what the aligned model has by running averages before the supe
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import torch
@@ -20,5 +21,6 @@ from crosstask.train.statistics import refit_batch_norm
 recipe = load_recipe(sys.argv[1])
 training, _ = pipeline.source_images(recipe, print)
 model = checkpoint.load(sys.argv[2])
-refit_batch_norm(model.encoder, training, Run(seed=recipe.seed, device=torch.device("cpu")))
-checkpoint.save(model, sys.argv[3])
+run = Run(seed=recipe.seed, device=torch.device("cpu"), precision=recipe.precision)
+refit_batch_norm(model.encoder, training, run)
+checkpoint.save(dataclasses.replace(model, statistics={}), sys.argv[3])  # these were of the old averages

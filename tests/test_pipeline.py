@@ -477,6 +477,7 @@ MISTAKES = {
         "at least 16x16 pixels",
     ),
     "a wrong argument": (("run", "{recipe}", "--set", "bench.columns.cta.arguments.steps=2.5"), "valid integer"),
+    "a word for a number": (("run", "{recipe}", "--set", "bench.columns.cta.arguments.steps=abc"), "valid integer"),
     "no seeds": (("run", "{recipe}", "--set", "bench.seeds=[]"), "at least 1 item"),
     "nothing left to train on": (("run", "{recipe}", "--set", "data.validation=9999"), "leaves nothing of the"),
     "an endless stage": (("run", "{recipe}", "--set", "align.epochs=inf"), "finite number"),

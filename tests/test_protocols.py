@@ -254,6 +254,13 @@ def test_what_makes_no_sense_is_said_before_anything_is_measured(settings, colum
         check(bench(**settings, columns=columns), images())
 
 
+def test_steps_that_are_still_to_be_chosen_are_not_the_methods_own():
+    columns = {"source": {"method": "source"}, "cta": {"method": "cta", "arguments": {"memory": 64}}}
+    check(bench(columns=columns), images(), steps=1)
+    with pytest.raises(ConfigError, match="column 'cta': with a memory"):
+        check(bench(columns=columns), images(), steps=5)
+
+
 def test_a_preset_decides_what_it_names(tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(

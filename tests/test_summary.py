@@ -150,6 +150,10 @@ def test_a_cell_that_was_measured_twice_counts_once() -> None:
 def test_arguments_that_differ_between_records_are_left_out() -> None:
     records = [replace(r, config={"seed": 7 * r.seed, "steps": 20}) for r in fake_records(labels=("cta",))]
     assert summarise(records).columns[0].config == {"steps": 20}
+    own = [replace(r, config={"seed": r.seed, "steps": 20}) for r in records]
+    assert summarise([r for r in own if r.seed == 1]).columns[0].config == {"steps": 20}, "the seed is the record's"
+    same = [replace(r, config={"seed": 7, "steps": 20}) for r in records]
+    assert summarise(same).columns[0].config == {"seed": 7, "steps": 20}
 
 
 def images(records: list[Record], label: str, corruption: str) -> np.ndarray:

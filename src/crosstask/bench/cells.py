@@ -110,16 +110,22 @@ class Cell:
         return self.seed, self.corruptions
 
 
-def check(bench: Bench, images: ImageSet) -> None:
-    """Register the shifts of one's own; raise for what is unknown or unfit before anything long begins."""
+def check(bench: Bench, images: ImageSet, steps: int | None = None) -> None:
+    """Register the shifts of one's own; raise for what is unknown or unfit before anything long begins.
+
+    Args:
+        steps: updates of columns that do not say how many, where these are still to be chosen.
+    """
     if images.labels is None:
         raise DataError(f"a benchmark needs labelled test images, and {images.name} has none; see `crosstask adapt`")
     for label, column in bench.columns.items():
         _check_reset(bench, label, column)
         method = find(column.method)
-        steps = {"steps": updates(bench, column)} if "steps" in method.defaults else {}
+        given = dict(column.arguments)
+        if "steps" in method.defaults and "steps" not in given:
+            given["steps"] = steps or updates(bench, column)
         try:
-            check_arguments(column.method, column.arguments | steps)
+            check_arguments(column.method, given)
         except ConfigError as error:
             raise ConfigError(f"column {label!r}: {error}") from error
         own = (None, method.needs, *_STAND_INS.get(column.method, ()))

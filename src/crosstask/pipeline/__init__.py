@@ -85,15 +85,16 @@ def run_recipe(experiment: Experiment) -> Path:
     """Run all stages of a recipe and return the path of the report. Whatever is finished is found, not made again."""
     source, tuning = source_images(experiment.recipe, experiment.narrator.say)
     target = target_images(experiment.recipe, experiment.narrator.say)
-    check(experiment.recipe.bench, target)
+    tune = experiment.recipe.tune
+    check(experiment.recipe.bench, target, tune.steps[0] if tune else None)
     check_same_kind(target, source.images.shape[1:], source.class_names)
-    if experiment.recipe.tune:
+    if tune:
         check_tuning(experiment.recipe, tuning)
     made = pretrain_stages(experiment, source)
     if ALIGNED in needed(experiment.recipe):
         made[ALIGNED] = align_stage(experiment, source, made[SUPERVISED], made[SELF_SUPERVISED])
     family: dict[str, Checkpoint] = {kind: made[kind] for kind in needed(experiment.recipe)}
-    if experiment.recipe.tune:
+    if tune:
         tune_stage(experiment, tuning, family)
     bench_stage(experiment, target, family)
     return report_stage(experiment)

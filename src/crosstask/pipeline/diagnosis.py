@@ -19,7 +19,7 @@ from crosstask.errors import CheckpointError, ConfigError
 from crosstask.methods import find
 from crosstask.pipeline import tuned
 from crosstask.pipeline.comparison import check_family
-from crosstask.pipeline.experiment import ALIGNED, SELF_SUPERVISED, Experiment
+from crosstask.pipeline.experiment import ALIGNED, SELF_SUPERVISED, Experiment, needed
 
 FILE = "diagnostics.json"
 
@@ -88,12 +88,17 @@ def _first_corruption(bench: Bench) -> str:
 
 
 def _tuned(experiment: Experiment) -> Bench:
-    """Return the recipe's bench with the steps and rates that were chosen for it, if any were."""
+    """Return the recipe's bench with the steps and rates that were chosen for it, if any were.
+
+    Raises:
+        ConfigError: they were chosen with other settings or checkpoints.
+    """
     recipe = experiment.recipe
-    found = tuned.read(experiment.folder / "tuned.toml") if recipe.tune else None
-    if found is None or not found.columns.keys() <= recipe.bench.columns.keys():
+    if not (experiment.folder / "tuned.toml").exists():
         return recipe.bench
-    return found.applied(recipe.bench)
+    family: dict[str, Checkpoint] = {kind: checkpoints.load(experiment.path(kind)) for kind in needed(recipe)}
+    found = tuned.find_tuned(experiment, family)
+    return found.applied(recipe.bench) if found else recipe.bench
 
 
 def _adaptation(bench: Bench) -> dict[str, Any]:

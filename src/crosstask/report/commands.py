@@ -24,7 +24,7 @@ def of_column(summary: Summary, column: Column) -> str:
     if words[:1] != ["crosstask"] or words[1:2] not in (["run"], ["bench"]):
         return recorded
     pair = [each for each in (summary.source, column) if each]
-    columns = {each.label: _column(each, summary) for each in pair}
+    columns = {each.label: _column(each) for each in pair}
     settings: dict[str, Any] = {"bench.columns": columns, **_cells(summary)}
     if any(each.protocol["chosen"] != "recipe" for each in summary.columns):
         settings["tune"] = False  # what was chosen stands in the columns
@@ -57,11 +57,9 @@ def _start(words: list[str], column: Column) -> list[str]:
     return [*words, "--out", _AGAIN] if column.protocol["model"] in ("supervised", "aligned") else words
 
 
-def _column(column: Column, summary: Summary) -> dict[str, Any]:
+def _column(column: Column) -> dict[str, Any]:
     protocol = column.protocol
     arguments = {name: value for name, value in column.config.items() if value is not None}
-    if summary.seeds == [arguments.get("seed")]:
-        del arguments["seed"]  # it is the cell's
     settings = {
         "method": column.method,
         "reset": protocol["reset"],

@@ -25,7 +25,7 @@ def make(cells: Cells, rows: Sequence[Row], protocol: Mapping[str, Any]) -> Colu
         label=first.label,
         method=first.method,
         protocol=protocol,
-        config=_constant([record.config for record in records]),
+        config=_constant([_without_own_seed(record) for record in records]),
         steps=first.steps,
         checkpoints=sorted({record.checkpoint for record in records}),
         commands=once(record.command for record in records),
@@ -103,6 +103,11 @@ def _ends_clean(protocol: Mapping[str, Any]) -> bool:
     sequence = protocol["sequence"]
     after_all = sequence[-1:] == [CLEAN] and sequence.count(CLEAN) == 1 and len(sequence) > 1
     return after_all and protocol["shift"] == "continual" and protocol["rounds"] == 1 and not protocol["shuffled"]
+
+
+def _without_own_seed(record: Record) -> dict[str, Any]:
+    """Return a record's arguments, without a seed that is the record's."""
+    return {name: value for name, value in record.config.items() if name != "seed" or value != record.seed}
 
 
 def _constant(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
