@@ -392,6 +392,7 @@ def at_test_time(aligned: Checkpoint) -> Iterator[tuple[str, Callable[[], Scores
     yield "at test time: a new projector", lambda: accuracy(replace(aligned, task=task), "cta", 512, STEPS)
     bare = replace(aligned, task=without_projector())
     yield "at test time: no projector", lambda: accuracy(bare, "cta", 512, STEPS)
+    yield "at test time: the projector refitted", lambda: accuracy(refitted(aligned), "cta", 512, STEPS)
     for rate in (1e-4, 3e-4, 1e-3):
         yield f"at test time: Adam, rate {rate}", lambda r=rate: with_adam(aligned, r)
 
@@ -400,6 +401,21 @@ def without_projector(temperature: float = RECIPE.task.temperature, **views: Any
     """Return SimCLR on the features themselves."""
     seen = replace(RECIPE.task.views, **views)
     return make_task(replace(RECIPE.task, hidden=0, temperature=temperature, views=seen), 0)
+
+
+def refitted(aligned: Checkpoint) -> Checkpoint:
+    """Return the aligned model with a projector that was trained on, for an epoch, under the encoder as it is."""
+    encoder, task = copy.deepcopy(aligned.encoder).train(), copy.deepcopy(aligned.task)
+    assert isinstance(task, SelfSupervisedTask)
+
+    def objective(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        views = task.views(x, generator)
+        with torch.no_grad():
+            features = encoder(views)
+        return task.loss(features, views, encoder)
+
+    fit(objective, task.train(), training, replace(RECIPE.align, epochs=1.0), Run(seed=0, device=CPU))
+    return replace(aligned, task=task.eval())
 
 
 def with_mixed_views(aligned: Checkpoint) -> Scores:

@@ -32,7 +32,7 @@ from crosstask.errors import AdapterError, ConfigError, UnknownName
 Policy = Literal["source", "batch", "mixed", "prior", "ema", "robust"]
 
 _SOURCE_IMAGES = 16
-"""The source's pseudo sample size (N in Schneider et al. 2020); chosen on held-out corruptions in docs/log.md."""
+"""The source's pseudo sample size (N in Schneider et al. 2020); measured beside fixed shares in docs/log.md."""
 
 
 class PolicyBatchNorm(nn.Module):
