@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask import checkpoint as checkpoints
-from crosstask import cli, report, runtime
+from crosstask import cli, pipeline, report, runtime
 from crosstask.bench import diagnosis
 from crosstask.bench.diagnosis import Diagnosis, Gradients, Layer
 from crosstask.bench.diagnostics import Subject, diagnose, gradient_cosines, linear_cka, measure_gradients
@@ -29,7 +29,7 @@ from crosstask.bench.diagnostics.picture import coordinates, explained, principa
 from crosstask.bench.diagnostics.similarity import linear_cka_without
 from crosstask.bench.records import Record
 from crosstask.checkpoint import Checkpoint
-from crosstask.config import Bench, Diagnose, Task, validate
+from crosstask.config import Bench, Diagnose, Task, load_recipe, validate
 from crosstask.data.images import ImageSet, with_copies
 from crosstask.data.streams import draw_stream
 from crosstask.data.writer import Copies, write_copies
@@ -37,7 +37,8 @@ from crosstask.errors import ConfigError, DataError
 from crosstask.methods import make_adapter
 from crosstask.nets.encoders import make_encoder
 from crosstask.nets.split import Classifier
-from crosstask.pipeline.diagnosis import _adaptation
+from crosstask.pipeline import tuned
+from crosstask.pipeline.diagnosis import _adaptation, _tuned
 from crosstask.report import diagnosis as shown
 from crosstask.report.summary import summarise
 from crosstask.tasks import make_task
@@ -561,6 +562,28 @@ def test_the_command_looks_once_and_then_finds_what_it_saw(
     assert command(*arguments, "--set", "diagnose.corruption=fog", monkeypatch=monkeypatch) == 0
     again = diagnosis.read(run_folder / "run" / "diagnostics.json")
     assert again and again.corruption == "fog"
+
+
+def test_what_was_chosen_is_what_is_looked_at_unless_it_was_chosen_for_something_else(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder / "run", tmp_path / "run")
+    recipe = load_recipe(str(run_folder / "tiny.toml"), ["tune.steps=[1, 3]"])
+    experiment = pipeline.Experiment(recipe=recipe, folder=tmp_path / "run", command="test")
+    assert _tuned(experiment) == recipe.bench
+    family = {kind: checkpoints.load(experiment.path(kind)) for kind in pipeline.needed(recipe)}
+    best = tuned.Scored(steps=3, learning_rate=0.02, accuracy=0.5, interval=(0.4, 0.6))
+    made = tuned.Tuned(
+        key=tuned.key_of(recipe, family), criterion="held-out", dataset="it", corruptions=("fog",), severity=5,
+        images=9, seeds=(0,), candidates=2, columns={"cta": tuned.Choice(chosen=best, lost=0)},
+    )  # fmt: skip
+    tuned.write(made, tmp_path / "run" / "tuned.toml")
+    assert _adaptation(_tuned(experiment)) == {"steps": 3, "learning_rate": 0.02}
+    tuned.write(replace(made, key="another"), tmp_path / "run" / "tuned.toml")
+    with pytest.raises(ConfigError, match="made with other settings or checkpoints"):
+        _tuned(experiment)
+    plain = replace(experiment, recipe=replace(recipe, tune=None))
+    assert _tuned(plain) == recipe.bench
 
 
 MISTAKES = {

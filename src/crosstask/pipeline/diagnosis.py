@@ -94,7 +94,7 @@ def _tuned(experiment: Experiment) -> Bench:
         ConfigError: they were chosen with other settings or checkpoints.
     """
     recipe = experiment.recipe
-    if not (experiment.folder / "tuned.toml").exists():
+    if recipe.tune is None or not (experiment.folder / "tuned.toml").exists():
         return recipe.bench
     family: dict[str, Checkpoint] = {kind: checkpoints.load(experiment.path(kind)) for kind in needed(recipe)}
     found = tuned.find_tuned(experiment, family)
